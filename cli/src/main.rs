@@ -1,0 +1,3 @@
+//! The `cardume` binary.
+
+fn main() {}

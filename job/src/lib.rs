@@ -1,0 +1,12 @@
+//! The job model of Cardume: what a job is, how its text becomes a checked value, and the words
+//! that every other crate uses for it.
+//!
+//! This crate is pure. It reads no clock, opens no file or socket and knows nothing of peers'
+//! addresses or disks: text and values in, values and errors out.
+
+pub mod id;
+pub mod time;
+
+pub use cid::Cid;
+pub use id::{ExecutionId, ExecutionKey, Fence, JobId, PeerId};
+pub use time::Time;
