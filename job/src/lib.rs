@@ -4,9 +4,19 @@
 //! This crate is pure. It reads no clock, opens no file or socket and knows nothing of peers'
 //! addresses or disks: text and values in, values and errors out.
 
+pub mod constraint;
 pub mod id;
+pub mod resources;
+pub mod spec;
+pub mod state;
+pub mod text;
 pub mod time;
+mod wasm;
+mod words;
 
 pub use cid::Cid;
 pub use id::{ExecutionId, ExecutionKey, Fence, JobId, PeerId};
+pub use resources::Resources;
+pub use spec::JobSpec;
 pub use time::Time;
+pub use wasm::{WasmHeaderError, wasm_header};
