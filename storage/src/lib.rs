@@ -8,6 +8,8 @@
 
 pub mod block;
 pub mod fetch;
+pub mod records;
 
 pub use block::{Block, BlockError, Blocks, LocalBlocks};
 pub use cid::Cid;
+pub use records::Records;
