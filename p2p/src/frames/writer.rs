@@ -1,0 +1,115 @@
+//! Writes the queue of one peer to its stream.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::PeerId;
+use tokio::{sync::Notify, time::timeout};
+use tracing::debug;
+
+use super::{Spawner, codec::put_header};
+use crate::{
+    Event, Stream,
+    shared::{Note, Shared},
+};
+
+/// An unused stream is closed, so that an idle connection can be.
+const IDLE: Duration = Duration::from_secs(60);
+/// Frames above this are written as they are; below, the copy is cheaper than another write.
+const WRITE_APART: usize = 16 << 10;
+
+enum Failure {
+    /// There was no stream to lose frames on.
+    NotOpened,
+    /// Frames may have been on their way.
+    Broken,
+}
+
+pub(super) async fn run(peer: PeerId, id: u64, ready: Arc<Notify>, spawner: Spawner) {
+    let Err(failure) = write_all(peer, id, &ready, &spawner).await else { return };
+    let Some(shared) = spawner.shared.upgrade() else { return };
+    let frames = shared.links.failed(peer, id);
+    if frames > 0 {
+        spawner.events.put_task(Event::Undelivered { peer, frames });
+    }
+    if matches!(failure, Failure::Broken) {
+        shared.note(Note::SessionLost(peer));
+    }
+}
+
+async fn write_all(peer: PeerId, id: u64, ready: &Notify, spawner: &Spawner) -> Result<(), Failure> {
+    let mut stream = spawner.opener.frames(peer).await.map_err(|error| {
+        debug!(%peer, %error, "no stream for frames");
+        Failure::NotOpened
+    })?;
+    let mut batch = Vec::new();
+    let mut buffer = BytesMut::new();
+    loop {
+        let Some(shared) = spawner.shared.upgrade() else { return Ok(()) };
+        if !shared.links.take(peer, id, &mut batch) {
+            return Ok(());
+        }
+        if batch.is_empty() {
+            drop(shared);
+            if !wait(&mut stream, ready).await? && retire(peer, id, &mut stream, spawner).await {
+                return Ok(());
+            }
+            continue;
+        }
+        let written = write_batch(&mut stream, &batch, &mut buffer).await;
+        written.map_err(|error| broken(peer, &error))?;
+        count(&shared, &batch);
+        batch.clear();
+    }
+}
+
+/// Waits for frames; false when none came for long.
+async fn wait(stream: &mut Stream, ready: &Notify) -> Result<bool, Failure> {
+    let mut nothing = [0; 1];
+    tokio::select! {
+        biased;
+        () = ready.notified() => Ok(true),
+        // The other side never writes here: whatever this says, the stream is of no more use.
+        _ = stream.read(&mut nothing) => Err(Failure::Broken),
+        () = tokio::time::sleep(IDLE) => Ok(false),
+    }
+}
+
+async fn retire(peer: PeerId, id: u64, stream: &mut Stream, spawner: &Spawner) -> bool {
+    let Some(shared) = spawner.shared.upgrade() else { return true };
+    if !shared.links.retire(peer, id) {
+        return false;
+    }
+    drop(shared);
+    // All was flushed long ago: how the close ends does not matter.
+    let _ = timeout(IDLE, stream.close()).await;
+    true
+}
+
+async fn write_batch(stream: &mut Stream, batch: &[Bytes], buffer: &mut BytesMut) -> io::Result<()> {
+    buffer.clear();
+    for frame in batch {
+        put_header(frame.len(), buffer);
+        if frame.len() < WRITE_APART {
+            buffer.extend_from_slice(frame);
+        } else {
+            stream.write_all(buffer).await?;
+            buffer.clear();
+            stream.write_all(frame).await?;
+        }
+    }
+    stream.write_all(buffer).await?;
+    stream.flush().await
+}
+
+fn count(shared: &Shared, batch: &[Bytes]) {
+    shared.metrics.frames_sent.add(batch.len());
+    shared.metrics.frame_bytes_sent.add(batch.iter().map(Bytes::len).sum());
+    shared.metrics.frame_flushes.add(1);
+}
+
+fn broken(peer: PeerId, error: &io::Error) -> Failure {
+    debug!(%peer, %error, "the stream of frames broke");
+    Failure::Broken
+}
