@@ -134,6 +134,12 @@ pub trait Sink: Send + Sync + 'static {
     /// A future that is dropped still finishes its write.
     async fn accept(&self, cid: Cid, data: Bytes) -> Result<Accepted, FetchError>;
 
+    /// The same for bytes that the caller has hashed: an exchange learns what a block is only by hashing it,
+    /// and need not do so twice.
+    async fn accept_hashed(&self, cid: Cid, data: Bytes) -> Result<Accepted, FetchError> {
+        self.accept(cid, data).await
+    }
+
     /// How far it is.
     fn progress(&self) -> Progress;
 

@@ -7,6 +7,7 @@
 //! It schedules nothing, never names the network's types, and trusts no byte that it did not hash.
 
 pub mod block;
+pub mod exchange;
 pub mod fetch;
 pub mod records;
 
