@@ -5,12 +5,17 @@
 //! addresses or disks: text and values in, values and errors out.
 
 pub mod constraint;
+pub mod content;
 pub mod id;
+pub mod inline;
+pub mod nearest;
 pub mod resources;
 pub mod spec;
 pub mod state;
+pub mod template;
 pub mod text;
 pub mod time;
+pub mod uri;
 mod wasm;
 mod words;
 

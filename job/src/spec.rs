@@ -4,7 +4,7 @@
 //! peer by [`JobSpec::from_canonical`]; every one of them hands out only specs that follow all rules, or all
 //! that is wrong at once. [`JobSpec::supported`] says what this version cannot run yet.
 //!
-//! ```ignore
+//! ```
 //! let spec = job::JobSpec::from_text(br#"
 //! Name: hello
 //! Type: batch
@@ -25,16 +25,30 @@
 
 use std::collections::BTreeMap;
 
-use cid::Cid;
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraint;
 use crate::resources::Resources;
 use crate::words::words;
 
+mod api;
+mod canonical;
+mod engine;
 mod error;
+mod fields;
+mod place;
+mod read;
+mod source;
+mod submit;
+mod validate;
 
+pub use canonical::CanonicalError;
 pub use error::{MAX_ERRORS, SpecError, SpecErrors};
+pub use place::{
+    ContentPath, CreateAs, LocalSource, Publisher, S3Encoding, S3Partition, S3Publisher, S3Source, Source,
+};
+pub use read::Mode;
+pub use submit::InlineInput;
 
 /// Most partitions of a batch or service job: each has a record at the owner.
 pub const MAX_COUNT: u32 = 100_000;
@@ -44,6 +58,12 @@ pub const MAX_CANONICAL_BYTES: usize = 256 * 1024;
 
 /// Attempts of one partition when the spec does not say.
 pub const DEFAULT_ATTEMPTS: u32 = 3;
+
+/// The namespace of a job that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// The name of a task that has none.
+pub const DEFAULT_TASK_NAME: &str = "main";
 
 /// Where a WASM module goes that was named in place rather than by an input's target.
 pub const ENTRY_MODULE_TARGET: &str = "/wasm/entry.wasm";
@@ -209,159 +229,6 @@ pub struct InputSource {
     pub target: String,
 }
 
-/// Where an input comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Source {
-    /// The bytes are in the spec, as a `data:` URL. The owner replaces it before anything leaves it.
-    Inline {
-        /// As given.
-        url: String,
-    },
-    /// Content by CID.
-    Ipfs(ContentPath),
-    /// A file on a web server.
-    UrlDownload {
-        /// http or https.
-        url: String,
-    },
-    /// Objects of an S3 bucket.
-    S3(Box<S3Source>),
-    /// A path on the worker, which its operator must have allowed.
-    Local(LocalSource),
-}
-
-impl Source {
-    /// Every source's word in specs.
-    pub const WORDS: &'static [&'static str] = &["inline", "ipfs", "urlDownload", "s3", "local"];
-
-    /// This source's word in specs.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Source::Inline { .. } => "inline",
-            Source::Ipfs(_) => "ipfs",
-            Source::UrlDownload { .. } => "urlDownload",
-            Source::S3(_) => "s3",
-            Source::Local(_) => "local",
-        }
-    }
-}
-
-/// A CID and a path below it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ContentPath {
-    /// The root.
-    pub cid: Cid,
-    /// Names joined by `/`, without one at either end; empty for the root itself.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-}
-
-/// Objects of an S3 bucket.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct S3Source {
-    /// The bucket.
-    pub bucket: String,
-    /// An object, `dir/`, or `prefix*`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub key: String,
-    /// A regular expression on keys without their prefix.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub filter: String,
-    /// The region.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub region: String,
-    /// The server, when it is not Amazon's.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub endpoint: String,
-    /// One version of the object.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub version_id: String,
-    /// What the object must hash to.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub checksum_sha256: String,
-    /// Which objects each partition sees.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub partition: S3Partition,
-}
-
-/// How objects are divided among partitions.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum S3Partition {
-    /// Every partition sees all.
-    #[default]
-    None,
-    /// By the whole key.
-    Object,
-    /// By what a regular expression captures of the key.
-    Regex {
-        /// The expression.
-        pattern: String,
-    },
-    /// By a part of the key.
-    Substring {
-        /// Where it starts.
-        start: u32,
-        /// Where it ends.
-        end: u32,
-    },
-    /// By the date in the key.
-    Date {
-        /// Go's layout of it.
-        format: String,
-    },
-}
-
-impl S3Partition {
-    /// Every kind's word in specs.
-    pub const WORDS: &'static [&'static str] = &["none", "object", "regex", "substring", "date"];
-
-    /// This kind's word in specs.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            S3Partition::None => "none",
-            S3Partition::Object => "object",
-            S3Partition::Regex { .. } => "regex",
-            S3Partition::Substring { .. } => "substring",
-            S3Partition::Date { .. } => "date",
-        }
-    }
-}
-
-/// A path on the worker.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LocalSource {
-    /// The path.
-    pub path: String,
-    /// Whether the task may write to it.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub read_write: bool,
-    /// What to make when it is not there.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub create_as: CreateAs,
-}
-
-/// What to make of a local path that is not there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CreateAs {
-    /// Nothing: the execution fails.
-    #[default]
-    #[serde(rename = "noCreate")]
-    NoCreate,
-    /// A folder.
-    #[serde(rename = "dir")]
-    Dir,
-    /// An empty file.
-    #[serde(rename = "file")]
-    File,
-}
-
-words!(CreateAs { NoCreate = "noCreate", Dir = "dir", File = "file" });
-
 /// A folder that a task writes and that becomes part of its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -371,74 +238,6 @@ pub struct ResultPath {
     /// Its absolute path in the task.
     pub path: String,
 }
-
-/// Where a result goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Publisher {
-    /// None was named.
-    #[default]
-    None,
-    /// The result is named by CID and held by peers.
-    Ipfs,
-    /// The worker serves it.
-    Local,
-    /// Nowhere.
-    Noop,
-    /// An S3 bucket.
-    S3(Box<S3Publisher>),
-    /// The owner's S3 bucket.
-    S3Managed,
-}
-
-impl Publisher {
-    /// Every publisher's word in specs.
-    pub const WORDS: &'static [&'static str] = &["ipfs", "local", "noop", "s3", "s3managed"];
-
-    /// This publisher's word in specs; empty for none.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Publisher::None => "",
-            Publisher::Ipfs => "ipfs",
-            Publisher::Local => "local",
-            Publisher::Noop => "noop",
-            Publisher::S3(_) => "s3",
-            Publisher::S3Managed => "s3managed",
-        }
-    }
-}
-
-/// An S3 bucket to publish to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct S3Publisher {
-    /// The bucket.
-    pub bucket: String,
-    /// The key, with Bacalhau's templates.
-    pub key: String,
-    /// The server, when it is not Amazon's.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub endpoint: String,
-    /// The region.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub region: String,
-    /// One archive, or one object per file.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub encoding: S3Encoding,
-}
-
-/// The form in which a result goes to S3.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum S3Encoding {
-    /// One tar.gz.
-    #[default]
-    Gzip,
-    /// One object per file.
-    Plain,
-}
-
-words!(S3Encoding { Gzip = "gzip", Plain = "plain" });
 
 /// What a task may reach over the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -556,7 +355,45 @@ pub enum KeepOn {
 
 words!(KeepOn { Owner = "owner", Worker = "worker" });
 
+impl JobSpec {
+    /// A job of one task, with every other field at its default.
+    ///
+    /// What code puts together is checked by [`Self::validate`].
+    pub fn new(job_type: JobType, task: Task) -> Self {
+        let everywhere = matches!(job_type, JobType::Ops | JobType::Daemon);
+        JobSpec {
+            name: String::new(),
+            namespace: DEFAULT_NAMESPACE.to_owned(),
+            job_type,
+            priority: 0,
+            count: u32::from(!everywhere),
+            constraints: Vec::new(),
+            meta: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            task,
+        }
+    }
+}
+
 impl Task {
+    /// A task of this engine, with every other field at its default.
+    pub fn new(engine: Engine) -> Self {
+        Task {
+            name: DEFAULT_TASK_NAME.to_owned(),
+            engine,
+            publisher: Publisher::None,
+            env: BTreeMap::new(),
+            meta: BTreeMap::new(),
+            inputs: Vec::new(),
+            results: Vec::new(),
+            resources: Resources::TASK_DEFAULT,
+            network: Network::default(),
+            timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
+            keep_on: KeepOn::Owner,
+        }
+    }
+
     /// The input that is the WASM module to run, and its index; `None` for other engines.
     pub fn module_input(&self) -> Option<(usize, &InputSource)> {
         let Engine::Wasm(wasm) = &self.engine else { return None };

@@ -21,6 +21,7 @@ mod yaml;
 
 use mark::Mark;
 pub use mark::Position;
+pub(crate) use mark::join_key;
 
 /// What is read at most. A limit that is passed is an error that names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

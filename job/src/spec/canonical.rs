@@ -82,10 +82,18 @@ impl JobSpec {
 
     /// The CID of the canonical form: version 1, DAG-CBOR, SHA-256.
     pub fn spec_cid(&self) -> Cid {
-        let digest = Sha256::digest(self.to_canonical());
-        let hash = Multihash::wrap(SHA2_256, &digest).expect("32 bytes fit a multihash of 64");
-        Cid::new_v1(DAG_CBOR, hash)
+        sha256_cid(&Sha256::digest(self.to_canonical()))
     }
+}
+
+/// A CID of the usual size, to measure with.
+pub(super) fn usual_cid() -> Cid {
+    sha256_cid(&[0; 32])
+}
+
+fn sha256_cid(digest: &[u8]) -> Cid {
+    let hash = Multihash::wrap(SHA2_256, digest).expect("32 bytes fit a multihash of 64");
+    Cid::new_v1(DAG_CBOR, hash)
 }
 
 /// Tells a newer form, which may have other fields, from bytes that are no spec at all.

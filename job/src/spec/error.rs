@@ -49,6 +49,15 @@ impl SpecErrors {
         self.errors.iter()
     }
 
+    /// The same errors with their places in the text that the spec was read from, in its order.
+    pub fn located_in(mut self, document: &Document) -> Self {
+        for error in &mut self.errors {
+            error.position = document.position(&error.path);
+        }
+        self.errors.sort_by_key(|error| error.position);
+        self
+    }
+
     /// How many more there are than listed.
     pub fn unlisted(&self) -> usize {
         self.unlisted
@@ -130,20 +139,17 @@ impl Sink {
 
     /// The value and the warnings, or all errors with their places in the text.
     pub(super) fn finish<T>(
-        mut self,
+        self,
         value: T,
         document: Option<&Document>,
     ) -> Result<(T, Vec<String>), SpecErrors> {
         if self.found.errors.is_empty() {
             return Ok((value, self.warnings));
         }
-        if let Some(document) = document {
-            for error in &mut self.found.errors {
-                error.position = document.position(&error.path);
-            }
-            self.found.errors.sort_by_key(|error| error.position);
-        }
-        Err(self.found)
+        Err(match document {
+            Some(document) => self.found.located_in(document),
+            None => self.found,
+        })
     }
 }
 

@@ -15,7 +15,7 @@ pub struct Position {
 
 impl Position {
     /// The place just after this beginning of a text.
-    pub(super) fn of(before: &[u8]) -> Self {
+    pub(crate) fn of(before: &[u8]) -> Self {
         let line = before.iter().filter(|&&byte| byte == b'\n').count();
         let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         // Bytes that continue a character are not counted.

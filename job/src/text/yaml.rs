@@ -14,7 +14,8 @@ pub(super) fn read(text: &str, budget: &mut Budget) -> Result<(Value, Mark), Tex
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let message: String = error.info().chars().take(200).collect();
-            TextError::Syntax(position(error.marker()), message)
+            // At the end of the text, the parser's place is beyond it.
+            TextError::Syntax(position(error.marker()).min(Position::of(text.as_bytes())), message)
         })?;
         builder.event(event, position(&span.start))?;
     }
