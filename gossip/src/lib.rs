@@ -18,6 +18,9 @@
 
 #[cfg(any(test, feature = "planted-bugs"))]
 pub mod bug;
+#[cfg(not(any(test, feature = "planted-bugs")))]
+#[expect(dead_code, reason = "only named where a bug could be planted")]
+mod bug;
 mod codec;
 pub mod crypto;
 pub mod lottery;
@@ -26,5 +29,6 @@ pub mod owner;
 mod range;
 pub mod record;
 mod rng;
+mod timers;
 pub mod topic;
 pub mod worker;

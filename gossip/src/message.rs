@@ -29,8 +29,8 @@ pub use award::{
 pub use bid::{Ask, Bid, Closed, Decline, DeclineCode, Pull, Remembered, Stamp};
 pub use lease::{Committed, JobLive, JobSpans, Live, Phase, Progress, Reconcile, Renew, RenewAck};
 pub use receipt::{
-    Block, FaultClass, MAX_INLINE_RESULT_BYTES, Outcome, Receipt, ReceiptGroup, Receipts, ResultInfo,
-    SealedGroup, Usage,
+    Block, FaultClass, MAX_GROUPS as MAX_RECEIPT_GROUPS, MAX_INLINE_RESULT_BYTES, Outcome, Receipt,
+    ReceiptGroup, Receipts, ResultInfo, SealedGroup, Usage,
 };
 
 use crate::codec;
@@ -176,7 +176,11 @@ impl Direct {
 
 pub(crate) fn check_spans(spans: &[Span]) -> Result<(), DecodeError> {
     codec::within("list of spans", spans.len(), MAX_SPANS)?;
-    if spans.iter().all(|span| span.is_valid(u32::MAX)) { Ok(()) } else { Err(DecodeError::Bounds("span")) }
+    if spans.iter().all(|span| span.is_valid(job::spec::MAX_COUNT)) {
+        Ok(())
+    } else {
+        Err(DecodeError::Bounds("span"))
+    }
 }
 
 /// Cuts a text to [`MAX_TEXT_BYTES`], at a character.

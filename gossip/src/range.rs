@@ -164,6 +164,65 @@ impl RangeSet {
     }
 }
 
+/// A value for each of many partitions, kept as ranges of equal values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeMap<V> {
+    /// First of each range, one past its last, and the value.
+    ranges: BTreeMap<u32, (u32, V)>,
+}
+
+impl<V> Default for RangeMap<V> {
+    fn default() -> Self {
+        RangeMap { ranges: BTreeMap::new() }
+    }
+}
+
+impl<V: Copy + PartialEq> RangeMap<V> {
+    /// How many ranges it takes.
+    pub fn ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The value of a partition.
+    pub fn get(&self, partition: u32) -> Option<V> {
+        let (_, &(end, value)) = self.ranges.range(..=partition).next_back()?;
+        (partition < end).then_some(value)
+    }
+
+    /// Gives `first..end` a value.
+    pub fn set(&mut self, first: u32, end: u32, value: V) {
+        if first >= end {
+            return;
+        }
+        while let Some((&start, &(stop, old))) = self.ranges.range(..end).next_back() {
+            if stop <= first {
+                break;
+            }
+            self.ranges.remove(&start);
+            if start < first {
+                self.ranges.insert(start, (first, old));
+            }
+            if end < stop {
+                self.ranges.insert(end, (stop, old));
+            }
+        }
+        let (mut low, mut high) = (first, end);
+        if let Some((&start, &(stop, old))) = self.ranges.range(..first).next_back()
+            && stop == first
+            && old == value
+        {
+            low = start;
+        }
+        if let Some(&(stop, old)) = self.ranges.get(&end)
+            && old == value
+        {
+            self.ranges.remove(&end);
+            high = stop;
+        }
+        self.ranges.insert(low, (high, value));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +247,23 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_range_map_is_a_map(steps in proptest::collection::vec((0u32..60, 0u32..20, 0u8..3), 0..40)) {
+            let (mut map, mut plain) = (RangeMap::default(), BTreeMap::new());
+            for (first, count, value) in steps {
+                map.set(first, first + count, value);
+                plain.extend((first..first + count).map(|partition| (partition, value)));
+                for partition in 0..90 {
+                    prop_assert_eq!(map.get(partition), plain.get(&partition).copied());
+                }
+                let ranges: Vec<_> = map.ranges.iter().collect();
+                let joined = ranges.windows(2).all(|pair| {
+                    pair[0].1.0 < *pair[1].0 || pair[0].1.0 == *pair[1].0 && pair[0].1.1 != pair[1].1.1
+                });
+                prop_assert!(joined);
+            }
+        }
 
         #[test]
         fn a_range_set_is_a_set(steps in proptest::collection::vec((any::<bool>(), 0u32..60, 0u32..20), 0..40)) {

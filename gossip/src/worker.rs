@@ -4,17 +4,30 @@
 //! capacity; nothing with an epoch or fence older than the newest seen is obeyed; whatever was promised
 //! to an owner is in a record first.
 
+mod admission;
+mod award;
+mod execution;
+mod job;
+mod lease;
+mod market;
+mod receipt;
+mod reconcile;
+mod restore;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use job::constraint::Labels;
-use job::spec::JobType;
-use job::{Cid, ExecutionId, ExecutionKey, Fence, PeerId, Resources, Time};
+use ::job::constraint::Labels;
+use ::job::spec::JobType;
+use ::job::{Cid, ExecutionId, ExecutionKey, Fence, JobId, PeerId, Resources, Time};
 
+use crate::bug::Bug;
 use crate::crypto::Crypto;
-use crate::message::{Block, Bytes, Direct, Outcome, Phase, ResultInfo, Usage};
-use crate::record::{Record, RecordKey, RestoreError};
+use crate::message::{Block, Bytes, Direct, Outcome, Phase, ResultInfo, Stamp, Usage};
+use crate::record::{Record, RecordKey};
+use crate::rng::Rng;
+use crate::timers::Timers;
 use crate::topic::Class;
 
 /// What this node already holds; asked synchronously while bidding.
@@ -392,50 +405,107 @@ pub struct Load {
     pub offered: u32,
 }
 
+/// A job version.
+type JobKey = (JobId, u32);
+
+/// A partition and an attempt of it.
+type Part = (u32, u32);
+
+/// What the machine waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The execution's timeout.
+    Deadline(ExecutionKey),
+    /// The next renewal to an owner.
+    Renew(PeerId),
+    /// Phases that changed are worth an early renewal.
+    Report(PeerId),
+    /// The end of what an owner leased.
+    Lease(PeerId),
+    /// An owner was away for as long as its executions may go on without it.
+    Orphan(PeerId),
+    /// The next try to reach an owner.
+    Dial(PeerId),
+    /// Receipts that an owner has not answered are offered again.
+    Offer(PeerId),
+    /// Soft holds end.
+    Hold,
+    /// Remembered announcements end.
+    Remembered,
+    /// Fences that no award in flight can need any more are forgotten.
+    Fences,
+    /// Receipts and results end.
+    Retention,
+}
+
 /// The worker machine.
 pub struct Worker {
-    #[expect(dead_code, reason = "the admission follows")]
     settings: Settings,
-    #[expect(dead_code, reason = "the admission follows")]
     identity: Identity,
+    /// Tells this start from others in stamps.
+    start: u64,
+    rng: Rng,
     counters: Counters,
-    load: Load,
-    executions: BTreeMap<ExecutionKey, Phase>,
+    leaving: bool,
+    peers: BTreeSet<PeerId>,
+    market: market::Market,
+    holds: Vec<admission::Hold>,
+    owners: BTreeMap<PeerId, lease::Owner>,
+    jobs: BTreeMap<JobKey, job::Job>,
+    fences: BTreeMap<JobKey, award::Fences>,
+    queue: BTreeSet<execution::Queued>,
+    used: Resources,
+    running: u32,
+    offers: BTreeMap<u64, receipt::Offer>,
+    kept: BTreeMap<u64, receipt::Kept>,
+    timers: Timers<Timer>,
+    /// Numbers queue entries and records.
+    next_number: u64,
+    /// Jobs with receipts to be sealed when the batch ends.
+    ended: BTreeSet<JobKey>,
+    /// Jobs whose record of started executions changed.
+    marked: BTreeSet<JobKey>,
+    /// Owners that are told what was lost or given back when the batch ends.
+    reports: BTreeSet<PeerId>,
+    /// Capacity became free: remembered jobs may be bid on.
+    freed: bool,
 }
 
 impl Worker {
-    /// A worker from its records: nothing of what was accepted before runs any more, unless it is a
-    /// container; owners are told.
-    pub fn restore(
-        settings: Settings,
-        identity: Identity,
-        records: impl IntoIterator<Item = Record>,
-        _now: Time,
-        _out: &mut Vec<Effect>,
-    ) -> Result<Self, RestoreError> {
-        let _ = records.into_iter().count();
-        Ok(Worker {
-            settings,
-            identity,
-            counters: Counters::default(),
-            load: Load::default(),
-            executions: BTreeMap::new(),
-        })
-    }
-
     /// Applies one input and appends what the shell must do about it, in order.
-    pub fn handle(&mut self, _now: Time, input: Input, out: &mut Vec<Effect>) {
-        if let Input::Announced { id, relay, .. } = input {
-            out.push(Effect::Verdict { id, relay, verdict: Verdict::Ignore, why: "not yet" });
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Announced { id, relay, class, bytes } => {
+                self.on_announced(now, id, relay, class, &bytes, out)
+            }
+            Input::Message { from, message } => self.on_message(now, from, message, out),
+            Input::Connected(peer) => self.on_connected(now, peer, out),
+            Input::Disconnected(peer) => self.on_disconnected(now, peer),
+            Input::Joined => self.pull(now, out),
+            Input::Phase { execution, phase, message, logged } => {
+                self.on_phase(now, execution, phase, message, logged);
+            }
+            Input::Ended { execution, end } => self.on_ended(now, execution, *end, out),
+            Input::Leaving => self.leaving = true,
+            Input::Tick => self.on_tick(now, out),
         }
+        debug_assert!(self.overcommits() || self.used.fits(&self.settings.capacity));
     }
 
-    /// Ends a batch of inputs: what was gathered goes out in few messages.
-    pub fn settle(&mut self, _now: Time, _out: &mut Vec<Effect>) {}
+    /// Ends a batch of inputs: starts what fits, and what was gathered goes out in few messages.
+    pub fn settle(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.start_ready(now, out);
+        if std::mem::take(&mut self.freed) {
+            self.bid_on_remembered(now, out);
+        }
+        self.mark_started(out);
+        self.offer_ended(now, out);
+        self.report_changes(now, out);
+    }
 
     /// When [`Input::Tick`] is next due, or `None` while nothing waits for time.
     pub fn next_wakeup(&self) -> Option<Time> {
-        None
+        self.timers.next()
     }
 
     /// What was counted since the start.
@@ -445,11 +515,93 @@ impl Worker {
 
     /// What it is doing.
     pub fn load(&self) -> Load {
-        self.load
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Load {
+            used: self.used,
+            running: self.running,
+            queued: count(self.queue.len()),
+            offered: count(self.offers.values().map(receipt::Offer::left).sum()),
+        }
     }
 
-    /// Executions that are accepted and have not ended, and where they are.
+    /// Executions that are accepted and not dealt with by their owner, and where they are.
     pub fn executions(&self) -> impl Iterator<Item = (ExecutionKey, Phase)> + '_ {
-        self.executions.iter().map(|(key, phase)| (*key, *phase))
+        self.jobs
+            .iter()
+            .flat_map(|(key, job)| job.phases().map(|(part, phase)| (execution_key(*key, part), phase)))
     }
+
+    fn on_message(&mut self, now: Time, from: PeerId, message: Direct, out: &mut Vec<Effect>) {
+        match message {
+            Direct::Ask(ask) => self.on_ask(now, from, *ask, out),
+            Direct::Closed(closed) => self.on_closed(now, from, (closed.job, closed.version)),
+            Direct::Award(award) => self.on_award(now, from, *award, out),
+            Direct::Recall(recall) => self.on_recall(now, from, recall, out),
+            Direct::RenewAck(ack) => self.on_renew_ack(now, from, ack.stamp, out),
+            Direct::Committed(committed) => self.on_committed(now, from, committed, out),
+            Direct::Stop(stop) => self.on_stop(now, from, &stop, out),
+            Direct::Reconcile(reconcile) => self.on_reconcile(now, from, reconcile, out),
+            Direct::Pull(pull) => self.on_pull(now, from, pull.most, out),
+            Direct::Remembered(remembered) => self.on_remembered(now, from, remembered, out),
+            _ => {}
+        }
+    }
+
+    fn on_tick(&mut self, now: Time, out: &mut Vec<Effect>) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Deadline(execution) => self.on_deadline(execution, out),
+                Timer::Renew(owner) => self.renew(now, owner, out),
+                Timer::Report(owner) => self.on_report_due(now, owner, out),
+                Timer::Lease(owner) => self.on_lease_end(now, owner, out),
+                Timer::Orphan(owner) => self.on_orphan_cap(owner, out),
+                Timer::Dial(owner) => self.dial(now, owner, out),
+                Timer::Offer(owner) => self.offer_again(now, owner, out),
+                Timer::Hold => self.expire_holds(now),
+                Timer::Remembered => self.expire_remembered(now),
+                Timer::Fences => self.expire_fences(now),
+                Timer::Retention => self.expire_offers(now, out),
+            }
+        }
+    }
+
+    /// What this machine stamps its messages with.
+    fn stamp(&self, now: Time) -> Stamp {
+        Stamp { start: self.start, at_ms: now.boot / 1_000_000 }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn overcommits(&self) -> bool {
+        self.has_bug(|bug| bug == Bug::Overcommit)
+    }
+
+    #[cfg(any(test, feature = "planted-bugs"))]
+    fn has_bug(&self, is: impl Fn(Bug) -> bool) -> bool {
+        self.settings.bug.is_some_and(is)
+    }
+
+    #[cfg(not(any(test, feature = "planted-bugs")))]
+    fn has_bug(&self, _is: impl Fn(Bug) -> bool) -> bool {
+        false
+    }
+}
+
+fn execution_key((job, version): JobKey, (partition, attempt): Part) -> ExecutionKey {
+    ExecutionKey { job, version, partition, attempt }
+}
+
+fn job_key(execution: &ExecutionKey) -> JobKey {
+    (execution.job, execution.version)
+}
+
+fn part(execution: &ExecutionKey) -> Part {
+    (execution.partition, execution.attempt)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

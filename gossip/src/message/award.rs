@@ -73,6 +73,7 @@ impl Signable for AwardOrder {
     fn check(&self) -> Result<(), DecodeError> {
         within("nonce", self.nonce.len(), 128)?;
         within("list of spans", self.spans.len(), MAX_SPANS)?;
+        within("partition count", self.count as usize, job::spec::MAX_COUNT as usize)?;
         let valid = !self.spans.is_empty() && self.spans.iter().all(|span| span.is_valid(self.count));
         if valid { Ok(()) } else { Err(DecodeError::Bounds("span")) }
     }
@@ -189,6 +190,9 @@ pub struct StopOrder {
     /// Its version.
     #[serde(rename = "v")]
     pub version: u32,
+    /// The owner's epoch.
+    #[serde(rename = "e")]
+    pub epoch: u32,
     /// What to end; a worker ends older attempts of these partitions too.
     #[serde(rename = "r")]
     pub spans: Vec<Span>,

@@ -155,7 +155,7 @@ impl ReceiptGroup {
         within("list of inputs", self.inputs.len(), MAX_RECEIPTS)?;
         within("engine digest", self.engine.len(), super::MAX_TEXT_BYTES)?;
         for receipt in &self.receipts {
-            if !receipt.span().is_valid(u32::MAX) {
+            if !receipt.span().is_valid(job::spec::MAX_COUNT) {
                 return Err(DecodeError::Bounds("attempt"));
             }
             if let Outcome::Fault(_, message) = &receipt.outcome {
