@@ -1,0 +1,78 @@
+//! `version`, `completion` and `id`: what needs no node.
+
+use clap::CommandFactory;
+use serde_json::{Value, json};
+
+use crate::args::{Cli, Global, Output};
+use crate::client::{Client, Endpoint};
+use crate::embedded;
+use crate::failure::{Failure, Outcome, exit};
+use crate::output::{Format, Report, Table, print, write_bytes};
+use crate::target::data_dir;
+use crate::values::text;
+
+/// `version`.
+pub fn version(output: &Output) -> Outcome {
+    let version = env!("CARGO_PKG_VERSION");
+    let value = json!({
+        "Product": "cardume",
+        "GitVersion": format!("v{version}"),
+        "GOOS": std::env::consts::OS,
+        "GOARCH": std::env::consts::ARCH,
+    });
+    match output.format.unwrap_or_default() {
+        Format::Table => print(&format!("cardume {version}\n"))?,
+        format => {
+            let table = || Table::pairs([("Product", "cardume"), ("GitVersion", version)]);
+            Report { value, table }.print(format)?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+/// `completion SHELL`.
+pub fn completion(shell: clap_complete::Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "cardume", &mut script);
+    write_bytes(&script)?;
+    Ok(exit::DONE)
+}
+
+/// `id`.
+pub async fn id(global: &Global, output: &Output) -> Outcome {
+    let data_dir = data_dir(global)?;
+    let (peer, key) = embedded::identity(&data_dir)?;
+    let format = output.format.unwrap_or_default();
+    if format == Format::Table {
+        print(&format!("{peer}\n"))?;
+        return Ok(exit::DONE);
+    }
+    let addresses = addresses(&data_dir, &peer).await;
+    let value = json!({ "peer": peer, "addrs": addresses, "key": key.display().to_string() });
+    let table = || {
+        let mut table = Table::new(["PEER", "KEY"]);
+        table.row([peer.clone(), key.display().to_string()]);
+        table
+    };
+    Report { value, table }.print(format)?;
+    Ok(exit::DONE)
+}
+
+/// Addresses of the node that runs on a data directory; none when none runs.
+async fn addresses(data_dir: &std::path::Path, peer: &str) -> Vec<Value> {
+    let ask = async {
+        let client = Client::connect(Endpoint::Unix(embedded::api_socket(data_dir))).await.ok()?;
+        client.get("/agent/node").await.ok()
+    };
+    match ask.await {
+        Some(node) if text(&node, &["NodeID"]) == peer => {
+            node["Addresses"].as_array().cloned().unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The first word of a shell's completion script is not worth a node; everything else asks one.
+pub fn runner() -> Failure {
+    Failure::refused("`cardume runner` is started by a node, and only as the first argument")
+}

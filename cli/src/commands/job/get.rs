@@ -1,0 +1,207 @@
+//! `job get`: a job's results as files.
+
+use std::path::{Path, PathBuf};
+
+use job::spec::ContentPath;
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::args::job::Get;
+use crate::content::{self, encode};
+use crate::failure::{Failure, Outcome, exit};
+use crate::output::{Format, Report, Table};
+use crate::target::{Fallback, Session};
+use crate::tree::{Staging, install, merge};
+use crate::values::{is_terminal, job_state, list, number, short_id, text};
+
+/// One partition's result.
+#[derive(Debug)]
+struct Found {
+    partition: i64,
+    execution: String,
+    content: ContentPath,
+}
+
+/// Runs the verb.
+pub async fn run(global: &Global, flags: &Get) -> Outcome {
+    let (id, file) = flags.job.split_once('/').unwrap_or((&flags.job, ""));
+    let file = file.trim_matches('/');
+    if id.is_empty() || file.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err(Failure::refused(format!("{:?} is not ID or ID/FILE", flags.job)));
+    }
+    let session = Session::open(global, Fallback::None).await?;
+    let answer = session.client.get(&format!("/orchestrator/jobs/{}", encode(id))).await?;
+    let job = &answer["Job"];
+    let job_id = text(job, &["ID"]);
+    let job_id = if job_id.is_empty() { id } else { job_id };
+    let results = session.client.get(&format!("/orchestrator/jobs/{}/results", encode(job_id))).await?;
+    let found = results_of(&results)?;
+    if found.is_empty() {
+        return Err(no_results(job, job_id));
+    }
+    let several = number(job, &["Count"]) > 1 || found.len() > 1;
+    let target = flags.output_dir.clone().unwrap_or_else(|| format!("job-{}", short_id(job_id)).into());
+    let staging = Staging::beside(&target)?;
+    let wanted = Wanted { flags, file, several };
+    let arrived = fetch_all(&session, &wanted, &found, staging.path()).await?;
+    install::install(&arrived, &target, flags.force)?;
+    report(&session, flags, job_id, &found, &target)?;
+    let missing = number(job, &["Count"]) - i64::try_from(found.len()).unwrap_or(i64::MAX);
+    if missing > 0 {
+        session.notes.say(format!("Warning: {missing} partitions have no result ({})", job_state(job)));
+    }
+    Ok(exit::DONE)
+}
+
+/// What the user asked for.
+struct Wanted<'a> {
+    flags: &'a Get,
+    file: &'a str,
+    several: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether a partition is asked for, and which path of its result. `3/stdout` is `stdout` of partition 3.
+    fn path_in(&self, partition: i64) -> Option<&str> {
+        let (first, rest) = self.file.split_once('/').unwrap_or((self.file, ""));
+        match first.parse::<i64>() {
+            Ok(index) if self.several => (index == partition).then_some(rest),
+            _ => Some(self.file),
+        }
+    }
+
+    /// Where a partition's result goes, below the folder that becomes the target.
+    fn place_of(&self, found: &Found) -> PathBuf {
+        if self.flags.raw {
+            found.execution.clone().into()
+        } else if self.several {
+            found.partition.to_string().into()
+        } else {
+            PathBuf::new()
+        }
+    }
+}
+
+/// Fetches every result into a folder of its own and puts them together as they are wanted.
+async fn fetch_all(
+    session: &Session,
+    wanted: &Wanted<'_>,
+    found: &[Found],
+    staging: &Path,
+) -> Result<PathBuf, Failure> {
+    let whole = staging.join("whole");
+    let cannot = |error: &std::io::Error| Failure::local("cannot put the results together", error);
+    std::fs::create_dir(&whole).map_err(|error| cannot(&error))?;
+    let mut fetched_any = false;
+    for found in found {
+        let Some(path) = wanted.path_in(found.partition) else { continue };
+        fetched_any = true;
+        let arrived = staging.join("arrived");
+        fetch_one(session, wanted, found, path, &arrived).await?;
+        let into = if wanted.flags.merge { whole.clone() } else { whole.join(wanted.place_of(found)) };
+        merge::merge(&arrived, &into)
+            .map_err(|error| cannot(&error).hint("fetch them apart, without --merge"))?;
+        std::fs::remove_dir_all(&arrived).map_err(|error| cannot(&error))?;
+    }
+    if !fetched_any {
+        return Err(Failure::refused(format!("the job has no result {:?}", wanted.file)));
+    }
+    Ok(whole)
+}
+
+/// Fetches one result, or one path of it, as a folder.
+async fn fetch_one(
+    session: &Session,
+    wanted: &Wanted<'_>,
+    found: &Found,
+    path: &str,
+    into: &Path,
+) -> Result<(), Failure> {
+    let cannot = |error: &std::io::Error| Failure::local(format!("cannot write {}", into.display()), error);
+    let fetch = |content: ContentPath, into: PathBuf| async move {
+        let fetched =
+            content::fetch(&session.client, session.notes, &content, wanted.flags.timeout, &into).await?;
+        for link in fetched.left_out {
+            session.notes.say(format!("Warning: left out a symbolic link that leads outside: {link}"));
+        }
+        Ok::<(), Failure>(())
+    };
+    if path.is_empty() {
+        fetch(found.content.clone(), into.to_owned()).await?;
+        // A result that is a single file keeps a name of its own.
+        if into.is_file() {
+            let file = into.with_extension("file");
+            let name = found.content.cid.to_string();
+            let moved = std::fs::rename(into, &file).and_then(|()| std::fs::create_dir(into));
+            moved.and_then(|()| std::fs::rename(&file, into.join(name))).map_err(|error| cannot(&error))?;
+        }
+        return Ok(());
+    }
+    let below = into.join(path);
+    if let Some(parent) = below.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| cannot(&error))?;
+    }
+    let base = found.content.path.trim_end_matches('/');
+    let joined = if base.is_empty() { path.to_owned() } else { format!("{base}/{path}") };
+    fetch(ContentPath { cid: found.content.cid, path: joined }, below).await
+}
+
+/// The results that can be fetched, in the order of the partitions.
+fn results_of(results: &Value) -> Result<Vec<Found>, Failure> {
+    let mut found = Vec::new();
+    for item in list(results, &["Items"]) {
+        let kind = text(item, &["Type"]);
+        let cid = text(item, &["Params", "CID"]);
+        if kind != "ipfs" {
+            return Err(Failure::refused(format!(
+                "cannot fetch a result of the type {kind:?}: it was published to {}",
+                item["Params"]
+            )));
+        }
+        found.push(Found {
+            partition: number(item, &["PartitionIndex"]),
+            execution: execution_name(text(item, &["ExecutionID"]), found.len()),
+            content: content::parse(cid)?,
+        });
+    }
+    found.sort_by_key(|found| found.partition);
+    Ok(found)
+}
+
+/// An execution's id as a folder's name; what is none is numbered.
+fn execution_name(id: &str, index: usize) -> String {
+    let is_plain = id.starts_with("e-") && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if is_plain { id.to_owned() } else { format!("result-{index}") }
+}
+
+fn no_results(job: &Value, id: &str) -> Failure {
+    let id = short_id(id);
+    let state = job_state(job);
+    let failure = if is_terminal(state) {
+        Failure::new(exit::REFUSED, "NotFound", format!("job {id} has no results: it is {state}"))
+    } else {
+        Failure::new(exit::REFUSED, "Conflict", format!("job {id} has no results yet: it is {state}"))
+    };
+    failure.hint(format!("see its output with `cardume job logs {id}`"))
+}
+
+fn report(session: &Session, flags: &Get, id: &str, found: &[Found], target: &Path) -> Result<(), Failure> {
+    let format = flags.output.format.unwrap_or_default();
+    let target = target.display().to_string();
+    if format == Format::Table {
+        session.notes.say(format!("saved the results of {} in {target}", short_id(id)));
+        return Ok(());
+    }
+    let items: Vec<Value> = found
+        .iter()
+        .map(|one| json!({ "PartitionIndex": one.partition, "ExecutionID": one.execution, "CID": one.content.to_string() }))
+        .collect();
+    let table = || {
+        let mut table = Table::new(["PARTITION", "CID"]);
+        for one in found {
+            table.row([one.partition.to_string(), one.content.to_string()]);
+        }
+        table
+    };
+    Report { value: json!({ "JobID": id, "OutputDir": target, "Results": items }), table }.print(format)
+}

@@ -1,0 +1,188 @@
+//! A job's way, told on stderr: one redrawn line on a terminal, the important lines elsewhere.
+
+use serde_json::Value;
+
+use crate::output::status::Line;
+use crate::output::{Notes, printable, say_always};
+use crate::values::{number, short_id, short_peer, text};
+
+/// With more partitions than this, single ones are only mentioned when they fail.
+const FEW_PARTITIONS: i64 = 8;
+
+/// Outside of a terminal, many partitions are counted in this many steps.
+const STEPS: i64 = 10;
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    Full,
+    /// Only what a person must know: why a job waits, what failed. The job's own output has the terminal.
+    Troubles,
+    /// Nothing.
+    None,
+}
+
+/// Tells how a job goes.
+#[derive(Debug)]
+pub struct Progress {
+    line: Line,
+    detail: Detail,
+    quiet: bool,
+    partitions: i64,
+    last: String,
+    told_reason: String,
+    told_step: i64,
+}
+
+impl Progress {
+    /// Starts telling.
+    pub fn new(notes: Notes, detail: Detail, partitions: i64) -> Self {
+        let detail = if notes.is_quiet() { Detail::None } else { detail };
+        Progress {
+            line: Line::new(notes),
+            detail,
+            quiet: notes.is_quiet(),
+            partitions,
+            last: String::new(),
+            told_reason: String::new(),
+            told_step: 0,
+        }
+    }
+
+    /// Something happened.
+    pub fn on_history(&mut self, item: &Value) {
+        let message = text(item, &["Event", "Message"]);
+        if message.is_empty() || self.detail == Detail::None {
+            return;
+        }
+        let is_job_level = text(item, &["Type"]) == "JobLevel";
+        let line = if is_job_level { message.to_owned() } else { execution_line(item, message) };
+        let is_trouble = is_trouble(item, message);
+        let is_worth_it = match self.detail {
+            Detail::Full => is_job_level || is_trouble || self.partitions <= FEW_PARTITIONS,
+            Detail::Troubles => is_trouble,
+            Detail::None => false,
+        };
+        if is_trouble || (is_worth_it && !self.line.may_draw()) {
+            self.tell(&line);
+        }
+        self.last = line;
+    }
+
+    /// The job's state changed.
+    pub fn on_state(&mut self, state: &Value) {
+        let word = text(state, &["State", "StateType"]);
+        let reason = text(state, &["State", "Message"]);
+        if self.detail != Detail::None && is_waiting(word) && !reason.is_empty() && reason != self.told_reason
+        {
+            self.told_reason = reason.to_owned();
+            self.tell(&format!("{word}: {reason}"));
+        }
+        let done = number(state, &["Partitions", "Completed"]);
+        let total = number(state, &["Partitions", "Total"]);
+        if self.detail == Detail::Full && self.line.may_draw() {
+            let line = status_line(word, state, &self.last);
+            self.line.draw(&line);
+        } else if self.detail == Detail::Full && total > FEW_PARTITIONS {
+            let step = done * STEPS / total.max(1);
+            if step > self.told_step {
+                self.told_step = step;
+                self.tell(&format!("{done} of {total} partitions done"));
+            }
+        }
+    }
+
+    /// Makes room for the job's own output.
+    pub fn clear(&mut self) {
+        self.line.clear();
+    }
+
+    /// A line that stays.
+    pub fn tell(&mut self, text: &str) {
+        if !self.quiet {
+            self.line.clear();
+            say_always(text);
+        }
+    }
+}
+
+fn execution_line(item: &Value, message: &str) -> String {
+    let node = text(item, &["Event", "Details", "NodeID"]);
+    let execution = short_id(text(item, &["ExecutionID"]));
+    let partition = &item["Event"]["Details"]["PartitionIndex"];
+    let who = match (partition.as_i64(), partition.as_str()) {
+        (Some(index), _) => format!("partition {index}"),
+        (None, Some(index)) => format!("partition {index}"),
+        (None, None) => execution.to_owned(),
+    };
+    let place = if node.is_empty() || message.contains(node) {
+        String::new()
+    } else {
+        format!(" on {}", short_peer(node))
+    };
+    format!("{who}: {message}{place}")
+}
+
+fn is_trouble(item: &Value, message: &str) -> bool {
+    let lower = message.to_ascii_lowercase();
+    let is_error = item["Event"]["Details"]["IsError"].as_str() == Some("true")
+        || item["Event"]["Details"]["IsError"] == true;
+    is_error || ["fail", "error", "lost", "refused", "timed out"].iter().any(|word| lower.contains(word))
+}
+
+fn is_waiting(state: &str) -> bool {
+    matches!(state, "Pending" | "Queued")
+}
+
+fn status_line(word: &str, state: &Value, last: &str) -> String {
+    let count = |key| number(state, &["Partitions", key]);
+    let mut parts = vec![word.to_owned()];
+    if count("Total") > 1 {
+        parts.push(format!("{} of {} done", count("Completed"), count("Total")));
+        for (key, what) in [("Running", "running"), ("Queued", "waiting"), ("Failed", "failed")] {
+            if count(key) > 0 {
+                parts.push(format!("{} {what}", count(key)));
+            }
+        }
+    }
+    let mut line = parts.join(", ");
+    if !last.is_empty() {
+        line = format!("{line} · {last}");
+    }
+    // A longer line would wrap, and then could not be drawn over.
+    printable(&line).replace(['\n', '\t'], " ").chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn executions_are_named_by_partition_and_place() {
+        let item = json!({"Type": "ExecutionLevel", "ExecutionID": "e-90ab066d-dd7e-83d5-bcd3-799b98a008d1",
+            "Event": {"Message": "Running", "Details": {"NodeID": "n1", "PartitionIndex": 3}}});
+        assert_eq!(execution_line(&item, "Running"), "partition 3: Running on n1");
+        let bare = json!({"ExecutionID": "e-90ab066d-dd7e-83d5-bcd3-799b98a008d1"});
+        assert_eq!(execution_line(&bare, "Running"), "e-90ab066d: Running");
+    }
+
+    #[test]
+    fn the_status_line_counts_partitions_and_stays_on_one_line() {
+        let state =
+            json!({"Partitions": {"Total": 10, "Completed": 3, "Running": 4, "Queued": 3, "Failed": 0}});
+        assert_eq!(
+            status_line("Running", &state, "x\ny"),
+            "Running, 3 of 10 done, 4 running, 3 waiting · x y"
+        );
+        assert!(status_line("Running", &state, &"x".repeat(500)).chars().count() <= 100);
+    }
+
+    #[test]
+    fn failures_are_troubles() {
+        assert!(is_trouble(&json!({}), "Execution failed: exit code 3"));
+        assert!(!is_trouble(&json!({}), "Running"));
+    }
+}

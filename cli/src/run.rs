@@ -1,0 +1,317 @@
+//! What every run verb does: submit a job, wait for it, stream its output, say how it ended.
+
+mod report;
+pub mod stream;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::run::Waiting;
+use crate::content::encode;
+use crate::failure::{Failure, Outcome, exit};
+use crate::output::{Format, print, print_document, say_always};
+use crate::progress::{Detail, Progress};
+use crate::target::Session;
+use crate::values::{job_state, list, short_id, text};
+use crate::watch::{Event, Watch};
+use stream::{Chunk, OutputStream};
+
+/// A span that no process outlives; timers cannot count for ever.
+const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+/// How a run verb goes about its job.
+#[derive(Debug)]
+pub struct Plan {
+    /// The verb's flags.
+    pub waiting: Waiting,
+    /// Stream the job's output to stdout and stderr.
+    pub streams: bool,
+    /// Partitions of the job.
+    pub partitions: i64,
+    /// The job has no end of its own: waiting ends once it runs.
+    pub runs_forever: bool,
+}
+
+impl Plan {
+    /// The plan for a job.
+    pub fn new(waiting: &Waiting, streams: bool, spec: &job::JobSpec) -> Self {
+        use job::spec::JobType;
+        Plan {
+            waiting: waiting.clone(),
+            streams,
+            partitions: i64::from(spec.count),
+            runs_forever: matches!(spec.job_type, JobType::Service | JobType::Daemon),
+        }
+    }
+
+    /// The form of what is printed.
+    pub fn format(&self) -> Format {
+        self.waiting.format.unwrap_or_default()
+    }
+
+    /// Whether the job's output goes to stdout: not when that is one document, or the id alone.
+    pub fn streams_output(&self) -> bool {
+        self.streams && !self.format().is_document() && !self.waiting.id_only
+    }
+
+    fn detail(&self) -> Detail {
+        if self.waiting.id_only || self.format().is_document() {
+            Detail::None
+        } else if self.streams_output() {
+            Detail::Troubles
+        } else {
+            Detail::Full
+        }
+    }
+}
+
+/// The body of a submission.
+pub fn body_of(job: &Value) -> Value {
+    json!({ "Job": job })
+}
+
+/// The body of a submission as text, which the node reads as strictly as the CLI did.
+pub fn body_of_text(text: &str) -> Value {
+    json!({ "Spec": text })
+}
+
+/// Submits a job and does with it what the plan says.
+pub async fn submit(session: Session, mut body: Value, plan: Plan) -> Outcome {
+    let mut signals = Signals::new()?;
+    // With a token, a request that is repeated makes no second job.
+    body["IdempotencyToken"] = token()?.into();
+    let submitted = tokio::select! {
+        answer = session.client.put("/orchestrator/jobs", &body) => answer,
+        () = signals.next() => Err(interrupted_submit()),
+    };
+    let answer = match submitted {
+        Ok(answer) => answer,
+        Err(failure) => return Err(session.close_after(failure).await),
+    };
+    for warning in list(&answer, &["Warnings"]) {
+        session.notes.say(format!("Warning: {}", warning.as_str().unwrap_or_default()));
+    }
+    let id = text(&answer, &["JobID"]).to_owned();
+    if id.is_empty() {
+        return Err(session.close_after(Failure::refused("the node's answer names no job")).await);
+    }
+    if !plan.waiting.waits() {
+        let printed = match plan.format() {
+            format if format.is_document() && !plan.waiting.id_only => print_document(&answer, format),
+            _ => print(&format!("{id}\n")),
+        };
+        leave(session, &mut signals).await?;
+        return printed.map(|()| exit::DONE);
+    }
+    if plan.waiting.id_only
+        && let Err(failure) = print(&format!("{id}\n"))
+    {
+        leave(session, &mut signals).await?;
+        return Err(failure);
+    }
+    let end = follow(&session, &id, &plan, &mut signals).await;
+    finish(session, &id, &plan, end, signals).await
+}
+
+/// Why a run verb no longer waits.
+#[derive(Debug)]
+enum End {
+    /// The job has ended; it with its executions.
+    Ended(Value),
+    /// It is of a kind that runs on, and it runs.
+    Running,
+    /// `--wait-timeout` ran out.
+    Timeout,
+    /// Ctrl-C, or another signal to end.
+    Interrupted,
+    /// Nobody reads stdout any more.
+    Closed,
+}
+
+/// Watches the job until there is a reason to stop.
+async fn follow(session: &Session, id: &str, plan: &Plan, signals: &mut Signals) -> Result<End, Failure> {
+    let mut progress = Progress::new(session.notes, plan.detail(), plan.partitions);
+    if plan.detail() == Detail::Full {
+        progress.tell(&format!("{id} submitted"));
+    }
+    let mut output = OutputStream::following(&session.client, id, plan.streams_output(), plan.partitions);
+    let mut watch = Watch::new(&session.client, id);
+    let timeout = tokio::time::sleep(plan.waiting.wait_timeout.unwrap_or(FOREVER));
+    tokio::pin!(timeout);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = signals.next() => return Ok(End::Interrupted),
+            () = &mut timeout => return Ok(End::Timeout),
+            chunk = output.next(), if output.is_open() => match chunk {
+                // Output may not be there to be followed before the job runs; then it is read at the end.
+                Err(_) if output.postpone() => continue,
+                chunk => match written(chunk, &mut progress)? {
+                    true => continue,
+                    false => return Ok(End::Closed),
+                },
+            },
+            event = watch.next() => event?,
+        };
+        match event {
+            Event::History(item) => progress.on_history(&item),
+            Event::State(state) => {
+                progress.on_state(&state);
+                let is_running = text(&state, &["State", "StateType"]) == "Running";
+                if is_running && plan.runs_forever && !plan.streams_output() {
+                    return Ok(End::Running);
+                }
+            }
+            Event::End(job) => return drain(&mut output, &mut progress, signals, job).await,
+        }
+    }
+}
+
+/// Writes what is left of the job's output after its end.
+async fn drain(
+    output: &mut OutputStream<'_>,
+    progress: &mut Progress,
+    signals: &mut Signals,
+    job: Value,
+) -> Result<End, Failure> {
+    output.job_ended();
+    while output.is_open() {
+        let chunk = tokio::select! {
+            () = signals.next() => return Ok(End::Interrupted),
+            chunk = output.next() => chunk,
+        };
+        if !written(chunk, progress)? {
+            break;
+        }
+    }
+    Ok(End::Ended(job))
+}
+
+/// Writes output; whether anybody still reads it. The job does not depend on that.
+fn written(chunk: Result<Option<Chunk>, Failure>, progress: &mut Progress) -> Result<bool, Failure> {
+    let chunk = match chunk {
+        Ok(Some(chunk)) => chunk,
+        Ok(None) => return Ok(true),
+        Err(failure) => {
+            progress.tell(&format!("Warning: the job's output cannot be followed: {}", failure.message));
+            return Ok(true);
+        }
+    };
+    progress.clear();
+    match chunk.write() {
+        Ok(()) => Ok(true),
+        Err(failure) if failure.silent => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Says how it ended and leaves the node as it should be.
+async fn finish(
+    session: Session,
+    id: &str,
+    plan: &Plan,
+    end: Result<End, Failure>,
+    mut signals: Signals,
+) -> Outcome {
+    let notes = session.notes;
+    let end = match end {
+        Ok(End::Ended(job)) => {
+            let reported = report::ended(&job, plan, notes);
+            session.close().await?;
+            reported?;
+            return Ok(if job_state(&job["Job"]) == "Completed" { exit::DONE } else { exit::JOB_FAILED });
+        }
+        Ok(end) => end,
+        // The job was accepted and must not be lost with this process.
+        Err(failure) => {
+            leave(session, &mut signals).await?;
+            return Err(failure.hint(come_back(id)));
+        }
+    };
+    let wants_document = plan.format().is_document() && !plan.waiting.id_only;
+    let now = match end {
+        End::Running | End::Timeout if wants_document => session.client.get(&job_path(id)).await.ok(),
+        _ => None,
+    };
+    leave(session, &mut signals).await?;
+    match end {
+        End::Ended(_) | End::Closed => Err(Failure::silent(exit::DONE)),
+        End::Running => {
+            match &now {
+                Some(job) => report::document(job, plan.format())?,
+                None if plan.waiting.id_only => {}
+                None => print(&format!("{id}\n"))?,
+            }
+            notes.say(format!("{id} runs; {}", come_back(id)));
+            Ok(exit::DONE)
+        }
+        End::Timeout => {
+            let message =
+                format!("stopped waiting for {id}: it has not ended within the wait timeout, and goes on");
+            let failure = Failure::new(exit::WAIT_TIMEOUT, "WaitTimeout", message).hint(come_back(id));
+            let Some(job) = now else { return Err(failure) };
+            report::document(&job, plan.format())?;
+            say_always(failure.to_string());
+            Ok(exit::WAIT_TIMEOUT)
+        }
+        End::Interrupted => {
+            let message = format!("interrupted while waiting for {id}: it goes on");
+            Err(Failure::new(exit::INTERRUPTED, "Interrupted", message).hint(come_back(id)))
+        }
+    }
+}
+
+/// Leaves the job to a node that stays; a second signal ends this process at once.
+async fn leave(session: Session, signals: &mut Signals) -> Result<(), Failure> {
+    tokio::select! {
+        left = session.leave() => left,
+        () = signals.next() => Err(Failure::silent(exit::INTERRUPTED)),
+    }
+}
+
+fn come_back(id: &str) -> String {
+    let id = short_id(id);
+    format!(
+        "follow it with `cardume job logs {id} -f`, look with `cardume job describe {id}`, end it with `cardume job stop {id}`"
+    )
+}
+
+/// The job with its executions.
+fn job_path(id: &str) -> String {
+    format!("/orchestrator/jobs/{}?include=executions", encode(id))
+}
+
+fn token() -> Result<String, Failure> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::refused(format!("cannot draw random bytes: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn interrupted_submit() -> Failure {
+    let message = "interrupted while the job was submitted: it may have been accepted";
+    Failure::new(exit::INTERRUPTED, "Interrupted", message).hint("look with `cardume job list`")
+}
+
+/// The signals that end a wait.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let open = |kind| signal(kind).map_err(|error| Failure::local("cannot listen for signals", &error));
+        Ok(Signals { interrupt: open(SignalKind::interrupt())?, terminate: open(SignalKind::terminate())? })
+    }
+
+    /// Waits for one. Dropping the future loses none.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

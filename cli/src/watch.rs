@@ -1,0 +1,122 @@
+//! Following a job by the node's watch stream: its history so far, then what happens, then its end.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::sse::Decoder;
+use crate::client::{Client, Stream};
+use crate::content::encode;
+use crate::failure::{Failure, exit};
+
+/// How often a watch that broke off is opened again before the node counts as gone. The pauses grow from
+/// [`RETRY_PAUSE`] to twice as much each time: some 15 s in all, longer than a node's restart.
+const RETRIES: u32 = 6;
+
+/// The first pause before a watch is opened again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Something the stream said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A new history item.
+    History(Value),
+    /// The job's state and how many partitions are where.
+    State(Value),
+    /// The job has ended; the whole answer of `GET job` with executions.
+    End(Value),
+}
+
+/// A job that is watched. Nothing is lost when the connection is: the stream starts over, and what was seen is skipped.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    client: &'a Client,
+    id: String,
+    stream: Option<Stream>,
+    decoder: Decoder,
+    seen: i64,
+    failures: u32,
+}
+
+impl<'a> Watch<'a> {
+    /// Watches a job from its beginning.
+    pub fn new(client: &'a Client, id: &str) -> Self {
+        Watch { client, id: id.to_owned(), stream: None, decoder: Decoder::default(), seen: -1, failures: 0 }
+    }
+
+    /// The next event. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Event, Failure> {
+        loop {
+            while let Some(event) = self.decoder.next() {
+                if let Some(event) = self.read(&event.name, &event.data)? {
+                    return Ok(event);
+                }
+            }
+            if let Err(failure) = self.receive().await {
+                self.start_over(failure).await?;
+            }
+        }
+    }
+
+    /// Reads more bytes, from a new stream when there is none.
+    async fn receive(&mut self) -> Result<(), Failure> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let path = format!("/orchestrator/jobs/{}/watch", encode(&self.id));
+                self.stream.insert(self.client.stream(&path, "text/event-stream").await?)
+            }
+        };
+        match stream.next().await? {
+            Some(bytes) => self.decoder.push(&bytes),
+            None => Err(Failure::new(
+                exit::UNREACHABLE,
+                "Unreachable",
+                "the node ended the watch before the job ended",
+            )),
+        }
+    }
+
+    /// After a failure: waits a little, so that the next read opens a new stream, unless that is of no use.
+    async fn start_over(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.stream = None;
+        self.decoder = Decoder::default();
+        let is_answer = failure.exit != exit::UNREACHABLE && failure.code != "Interrupted";
+        if is_answer || self.failures >= RETRIES {
+            let hint =
+                format!("the job goes on where its owner runs; look with `cardume job describe {}`", self.id);
+            return Err(failure.hint(hint));
+        }
+        let pause = RETRY_PAUSE * 2u32.pow(self.failures);
+        self.failures += 1;
+        // The node is not there: nothing but time can tell when it is back.
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    fn read(&mut self, name: &str, data: &str) -> Result<Option<Event>, Failure> {
+        let value: Value = match name {
+            "history" | "state" | "end" => serde_json::from_str(data).map_err(|error| {
+                Failure::new(
+                    exit::REFUSED,
+                    "InternalError",
+                    format!("cannot read an event of the node: {error}"),
+                )
+            })?,
+            _ => return Ok(None),
+        };
+        self.failures = 0;
+        Ok(match name {
+            "history" => {
+                let number = value["SeqNum"].as_i64().unwrap_or(i64::MAX);
+                if number <= self.seen {
+                    return Ok(None);
+                }
+                self.seen = if number == i64::MAX { self.seen } else { number };
+                Some(Event::History(value))
+            }
+            "state" => Some(Event::State(value)),
+            _ => Some(Event::End(value)),
+        })
+    }
+}
