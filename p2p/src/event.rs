@@ -149,17 +149,24 @@ impl Reply {
 #[derive(Debug)]
 pub struct Events {
     queue: mpsc::UnboundedReceiver<Queued>,
+    /// The host has stopped and said so; its handles may live on.
+    ended: bool,
 }
 
 impl Events {
     /// The next event; `None` once the host has stopped. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
-        Some(self.queue.recv().await?.event)
+        if self.ended {
+            return None;
+        }
+        let queued = self.queue.recv().await;
+        self.take(queued)
     }
 
     /// The next event when one is waiting.
     pub fn try_next(&mut self) -> Option<Event> {
-        Some(self.queue.try_recv().ok()?.event)
+        let queued = self.queue.try_recv().ok();
+        if queued.is_none() { None } else { self.take(queued) }
     }
 
     /// Waits for one event and takes up to `limit` that are waiting; 0 once the host has stopped.
@@ -175,11 +182,18 @@ impl Events {
         }
         taken
     }
+
+    fn take(&mut self, queued: Option<Queued>) -> Option<Event> {
+        let event = queued.and_then(|queued| queued.event);
+        self.ended |= event.is_none();
+        event
+    }
 }
 
 #[derive(Debug)]
 struct Queued {
-    event: Event,
+    /// `None`: the last one.
+    event: Option<Event>,
     /// Given back when the event is read.
     _room: Room,
 }
@@ -219,7 +233,7 @@ impl Sink {
     pub(crate) fn new() -> (Self, Events) {
         let (queue, events) = mpsc::unbounded_channel();
         let inbound = Arc::new(Semaphore::new(INBOUND_ROOM_KIB));
-        (Self { queue, inbound, task: Arc::default() }, Events { queue: events })
+        (Self { queue, inbound, task: Arc::default() }, Events { queue: events, ended: false })
     }
 
     /// Puts an event that came from one peer's stream, and waits while there is no room.
@@ -227,11 +241,20 @@ impl Sink {
         let cost = u32::try_from(1 + size / 1024).unwrap_or(u32::MAX).min(INBOUND_ROOM_KIB as u32);
         let permit = Arc::clone(&self.inbound).acquire_many_owned(cost).await;
         let Ok(permit) = permit else { return }; // never closed
-        self.put(event, Room::Inbound { _permit: permit });
+        self.put(Some(event), Room::Inbound { _permit: permit });
     }
 
     /// Puts an event of the network task or one of its watchers, at once.
     pub(crate) fn put_task(&self, event: Event) {
+        self.put_now(Some(event));
+    }
+
+    /// Says that nothing comes any more.
+    pub(crate) fn end(&self) {
+        self.put_now(None);
+    }
+
+    fn put_now(&self, event: Option<Event>) {
         self.task.used.fetch_add(1, Ordering::Relaxed);
         self.put(event, Room::Task { _place: Place(Arc::clone(&self.task)) });
     }
@@ -253,7 +276,7 @@ impl Sink {
         }
     }
 
-    fn put(&self, event: Event, room: Room) {
+    fn put(&self, event: Option<Event>, room: Room) {
         // The owner may have dropped its end: events are thrown away then.
         let _ = self.queue.send(Queued { event, _room: room });
     }

@@ -41,6 +41,8 @@ pub(crate) struct Links {
     open: Mutex<State>,
     spawner: OnceLock<Spawner>,
     metrics: Arc<Metrics>,
+    /// Told when a writer has nothing more to write.
+    idle: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +75,7 @@ struct Link {
 
 impl Links {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { open: Mutex::default(), spawner: OnceLock::new(), metrics }
+        Self { open: Mutex::default(), spawner: OnceLock::new(), metrics, idle: Notify::new() }
     }
 
     pub(crate) fn start(&self, spawner: Spawner) {
@@ -155,6 +157,9 @@ impl Links {
         }
         link.bytes -= bytes;
         link.writing = !batch.is_empty();
+        if batch.is_empty() && state.stopped {
+            self.idle.notify_one();
+        }
         true
     }
 
@@ -179,6 +184,11 @@ impl Links {
         let state = lock(&self.open);
         let busy = |link: &Link| link.writing || !link.frames.is_empty();
         !state.links.iter().any(|(peer, link)| connected(peer) && busy(link))
+    }
+
+    /// Waits until another writer has nothing to write; only after [`Links::stop`].
+    pub(crate) async fn idle(&self) {
+        self.idle.notified().await;
     }
 
     /// Ends all writers.

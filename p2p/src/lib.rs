@@ -46,6 +46,8 @@
 //! field of the behaviour in `behaviour.rs` and one more arm of the event match in `task.rs`; what they find is fed to the peer book
 //! and to the announced addresses like everything else. A second Kademlia for the IPFS DHTs goes beside the swarm's own.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that cannot go on has failed
+
 mod addresses;
 mod behaviour;
 mod book;

@@ -20,7 +20,7 @@ const CHUNK: usize = 16 << 10;
 /// How long a peer's new stream waits for what is left in its old one.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
-/// The task that reads one stream of frames. Ended when dropped.
+/// The task that reads one stream of frames. Dropped, it reads on what has arrived, and ends with its stream.
 #[derive(Debug)]
 pub(crate) struct Reader(JoinHandle<()>);
 
@@ -35,17 +35,17 @@ impl Reader {
     ) -> Self {
         Self(tokio::spawn(async move {
             if let Some(mut old) = old {
-                // Either it ended, or its connection hangs and the peer has given it up.
-                let _ = timeout(HAND_OVER, &mut old.0).await;
+                // Either it ends, or its connection hangs and the peer has given it up.
+                if timeout(HAND_OVER, &mut old.0).await.is_err() {
+                    old.0.abort();
+                }
             }
             read_all(peer, stream, &events, &shared).await;
         }))
     }
-}
 
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.0.abort();
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
     }
 }
 

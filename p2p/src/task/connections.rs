@@ -1,0 +1,278 @@
+//! Connected peers: what is known of them, what they open, and what happens when they go.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant as StdInstant, SystemTime},
+};
+
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, swarm::ConnectionId};
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use super::Task;
+use crate::{
+    Direction, Event, PeerInfo, Transport, addresses, behaviour,
+    frames::Reader,
+    liveness::{self, Watcher},
+    redial::Target,
+    streams::{Inbound, Stream},
+};
+
+/// Streams on which one peer may ask whether we live: one a connection, and one that is being replaced.
+const MAX_ECHOES: usize = 4;
+/// A connection is not closed for newcomers before it had time to become useful.
+const SETTLED: Duration = Duration::from_secs(30);
+/// Readers of peers that are gone end by themselves; their places are cleared above this.
+const MANY_READERS: usize = 256;
+/// Peers are watched by the owner of the host, one for each peer it works with.
+const MAX_WATCHED: usize = 4096;
+
+/// A connected peer.
+pub(super) struct Peer {
+    pub(super) connections: Vec<Connection>,
+    pub(super) member: bool,
+    pub(super) rtt: Option<Duration>,
+    agent: String,
+    watcher: Option<Watcher>,
+    echoes: Vec<JoinHandle<()>>,
+}
+
+pub(super) struct Connection {
+    id: ConnectionId,
+    remote: Multiaddr,
+    direction: Direction,
+    since: SystemTime,
+    opened: StdInstant,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self {
+            connections: Vec::new(),
+            member: false,
+            rtt: None,
+            agent: String::new(),
+            watcher: None,
+            echoes: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.echoes.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Connection {
+    /// The address that we dialled, without the peer.
+    fn dialled(&self) -> Option<Multiaddr> {
+        let dialled = self.direction == Direction::Outbound;
+        dialled.then(|| addresses::split_peer(self.remote.clone()).0)
+    }
+}
+
+impl Task {
+    pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
+        let remote = endpoint.get_remote_address().clone();
+        debug!(%peer, ?direction, %remote, "connected");
+        let known = self.peers.entry(peer).or_insert_with(Peer::new);
+        known.connections.push(Connection {
+            id,
+            remote,
+            direction,
+            since: SystemTime::now(),
+            opened: StdInstant::now(),
+        });
+        let count = known.connections.len();
+        self.shared.set_connections(peer, count);
+        self.count_connections();
+        self.shared.metrics.connections_opened.add(1);
+        if count == 1 {
+            self.emit(Event::Connected { peer });
+            self.start_watcher(peer);
+        }
+        self.on_dialled(peer, id);
+        self.redial.reached(&Target::Peer(peer), peer);
+        if direction == Direction::Inbound {
+            self.make_room();
+        }
+        self.redial();
+    }
+
+    pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.connections.retain(|connection| connection.id != id);
+        let left = known.connections.len();
+        self.shared.set_connections(peer, left);
+        self.shared.metrics.connections_closed.add(1);
+        if left > 0 {
+            return self.count_connections();
+        }
+        self.peers.remove(&peer);
+        self.count_connections();
+        let frames = self.shared.links.lost(peer);
+        if frames > 0 {
+            self.emit(Event::Undelivered { peer, frames });
+        }
+        self.emit(Event::Disconnected { peer });
+        if self.watched.contains(&peer) {
+            self.redial_lost(peer);
+        }
+        self.redial();
+    }
+
+    fn count_connections(&self) {
+        let open = self.peers.values().map(|peer| peer.connections.len()).sum();
+        self.shared.metrics.connections.set(open);
+    }
+
+    /// Closes the oldest inbound connection that nobody needs when few places are left, so that a
+    /// newcomer with one bootstrap peer always finds a place to learn of others.
+    fn make_room(&mut self) {
+        let connections = self.peers.values().flat_map(|peer| &peer.connections);
+        let inbound = connections.filter(|c| c.direction == Direction::Inbound).count();
+        if inbound <= self.config.max_inbound - self.config.max_inbound / 4 {
+            return;
+        }
+        let mesh: Vec<_> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
+        let idle = self.peers.iter().filter(|(peer, _)| !self.watched.contains(peer) && !mesh.contains(peer));
+        let idle = idle.flat_map(|(_, known)| &known.connections);
+        let idle = idle.filter(|connection| {
+            connection.direction == Direction::Inbound && connection.opened.elapsed() > SETTLED
+        });
+        if let Some(id) = idle.min_by_key(|connection| connection.opened).map(|oldest| oldest.id) {
+            self.shared.metrics.connections_trimmed.add(1);
+            self.swarm.close_connection(id);
+        }
+    }
+
+    pub(super) fn on_inbound(&mut self, inbound: Inbound) {
+        let Inbound { peer, protocol, stream } = inbound;
+        let metrics = &self.shared.metrics;
+        metrics.streams_accepted.add(1);
+        let own = &self.opener.own;
+        if protocol == own.frames {
+            self.read_frames(peer, stream);
+        } else if protocol == own.echo {
+            self.echo(peer, stream);
+        } else if protocol == own.requests {
+            self.requests.serve(peer, stream);
+        } else if !self.shared.registry.deliver(&protocol, peer, stream) {
+            metrics.streams_refused.add(1);
+        }
+    }
+
+    fn read_frames(&mut self, peer: PeerId, stream: Stream) {
+        if self.readers.len() >= MANY_READERS {
+            self.readers.retain(|_, reader| !reader.is_finished());
+        }
+        let old = self.readers.remove(&peer);
+        let shared = Arc::downgrade(&self.shared);
+        let reader = Reader::start(peer, stream, old, self.events.clone(), shared);
+        self.readers.insert(peer, reader);
+    }
+
+    fn echo(&mut self, peer: PeerId, stream: Stream) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.echoes.retain(|echo| !echo.is_finished());
+        if known.echoes.len() < MAX_ECHOES {
+            known.echoes.push(tokio::spawn(liveness::echo(stream)));
+        } else {
+            self.shared.metrics.streams_refused.add(1);
+        }
+    }
+
+    pub(super) fn watch(&mut self, peer: PeerId, on: bool) {
+        let limits = &mut self.swarm.behaviour_mut().limits;
+        if !on {
+            limits.remove_peer_id(&peer);
+            self.watched.remove(&peer);
+            if let Some(known) = self.peers.get_mut(&peer) {
+                known.watcher = None;
+            }
+            return;
+        }
+        if self.watched.len() >= MAX_WATCHED || !self.watched.insert(peer) {
+            return;
+        }
+        limits.bypass_peer_id(&peer);
+        self.start_watcher(peer);
+        self.redial();
+    }
+
+    fn start_watcher(&mut self, peer: PeerId) {
+        if !self.watched.contains(&peer) {
+            return;
+        }
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let activity = self.swarm.behaviour_mut().streams.activity(peer);
+        let metrics = Arc::clone(&self.shared.metrics);
+        let (opener, events) = (self.opener.clone(), self.events.clone());
+        known.watcher = Some(Watcher::start(peer, opener, activity, events, metrics));
+    }
+
+    pub(super) fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: identify::Info) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(128).collect();
+        known.member = info.protocol_version == self.shared.names.family();
+        let connection = known.connections.iter().find(|connection| connection.id == id);
+        let Some(connection) = connection.filter(|_| known.member) else { return };
+        let (remote, dialled) = (connection.remote.clone(), connection.dialled());
+        let in_dht =
+            behaviour::dht_protocol(&self.shared.names).is_ok_and(|dht| info.protocols.contains(&dht));
+        self.book.met(peer, dialled.clone());
+        let told = info.listen_addrs.into_iter().map(|told| addresses::split_peer(told).0);
+        let told = told.filter(|told| addresses::is_believable(told, &remote));
+        for address in dialled.into_iter().chain(told.take(addresses::MAX_PER_PEER)) {
+            if in_dht {
+                self.swarm.behaviour_mut().dht.0.add_address(&peer, address.clone());
+            }
+            self.book.add(peer, address);
+        }
+        self.note_book_change();
+    }
+
+    pub(super) fn add_address(&mut self, peer: PeerId, address: Multiaddr) {
+        match addresses::split_peer(address) {
+            (_, Some(other)) if other != peer => {}
+            _ if peer == *self.swarm.local_peer_id() => {}
+            (address, _) => self.book.add(peer, address),
+        }
+        self.note_book_change();
+    }
+
+    pub(super) fn disconnect(&mut self, peer: PeerId) {
+        // Not connected any more: that was the aim.
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
+    pub(super) fn describe_peers(&self) -> Vec<PeerInfo> {
+        let gossip = &self.swarm.behaviour().gossip;
+        let topics = |peer: &PeerId| {
+            let taken = gossip.all_peers().find(|(other, _)| *other == peer);
+            let topics = taken.into_iter().flat_map(|(_, topics)| topics);
+            topics.filter_map(|topic| self.shared.names.short_topic(topic)).collect()
+        };
+        let described = self.peers.iter().filter_map(|(peer, known)| {
+            let best = known.connections.iter();
+            let best = best.min_by_key(|c| (addresses::is_quic(&c.remote), c.opened))?;
+            let quic = addresses::is_quic(&best.remote);
+            Some(PeerInfo {
+                peer: *peer,
+                addrs: self.book.addresses(peer),
+                connected_since: best.since,
+                direction: best.direction,
+                transport: if quic { Transport::Quic } else { Transport::Tcp },
+                remote: addresses::split_peer(best.remote.clone()).0,
+                agent: known.agent.clone(),
+                member: known.member,
+                topics: topics(peer),
+                rtt: known.rtt,
+                watched: self.watched.contains(peer),
+            })
+        });
+        described.collect()
+    }
+}

@@ -1,0 +1,132 @@
+use std::sync::mpsc;
+
+use p2p::{Config, Event, Host, Identity, Multiaddr, PeerId};
+
+use super::support::{Node, config, join, pair, start, within};
+
+fn silence(event: Event) -> Option<(PeerId, bool)> {
+    match event {
+        Event::Silent { peer } => Some((peer, true)),
+        Event::Heard { peer } => Some((peer, false)),
+        _ => None,
+    }
+}
+
+/// A host whose threads can be stopped, as a frozen process is.
+struct Frozen {
+    peer: PeerId,
+    freeze: mpsc::Sender<mpsc::Receiver<()>>,
+}
+
+fn freezable(bootstrap: Vec<Multiaddr>) -> Frozen {
+    let identity = Identity::from_seed([9; 32]);
+    let peer = identity.peer_id();
+    let (freeze, orders) = mpsc::channel::<mpsc::Receiver<()>>();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = Config { bootstrap, ..Config::loopback(identity, "test") };
+            let (host, mut events) = Host::start(config).await.unwrap();
+            let (order, mut next) = tokio::sync::mpsc::channel::<mpsc::Receiver<()>>(1);
+            std::thread::spawn(move || orders.into_iter().try_for_each(|o| order.blocking_send(o)));
+            loop {
+                tokio::select! {
+                    thaw = next.recv() => match thaw {
+                        // The only thread of this host stands still until it is told to go on.
+                        Some(thaw) => drop(thaw.recv()),
+                        None => break,
+                    },
+                    _ = events.next() => {}
+                }
+            }
+            host.stop().await.unwrap();
+        });
+    });
+    Frozen { peer, freeze }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_peer_is_reported_silent_once_and_heard_when_it_thaws() {
+    let mut one = start(config(1)).await;
+    let frozen = freezable(one.host.announce_addrs());
+    one.connected_to(frozen.peer).await;
+    one.host.watch(frozen.peer, true);
+    within(async {
+        while !one.host.peers().await.unwrap()[0].watched {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (thaw, frost) = mpsc::channel();
+    frozen.freeze.send(frost).unwrap();
+    assert_eq!(one.wait(silence).await, (frozen.peer, true));
+    assert!(one.host.connected(&frozen.peer), "silence alone closes nothing");
+    thaw.send(()).unwrap();
+    assert_eq!(one.wait(silence).await, (frozen.peer, false));
+    assert_eq!(one.host.metrics().silences.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_peer_that_stops_is_disconnected_and_then_unreachable() {
+    let (mut one, two) = pair().await;
+    one.host.watch(two.peer(), true);
+    let gone = two.peer();
+    within(two.host.stop()).await.unwrap();
+    one.disconnected_from(gone).await;
+    one.wait(|event| match event {
+        Event::Unreachable { peer } if peer == gone => Some(()),
+        _ => None,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_peer_whose_connection_broke_is_dialled_again_at_once() {
+    let (mut one, two) = pair().await;
+    one.host.watch(two.peer(), true);
+    two.host.disconnect(one.peer());
+    one.disconnected_from(two.peer()).await;
+    one.connected_to(two.peer()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_peer_that_comes_back_is_found_again() {
+    let one = start(config(1)).await;
+    let mut two = join(2, &one).await;
+    two.connected_to(one.peer()).await;
+    two.host.watch(one.peer(), true);
+    let (peer, listen) = (one.peer(), one.host.listen_addrs());
+    within(one.host.stop()).await.unwrap();
+    drop(one);
+    two.disconnected_from(peer).await;
+    // The same process again, at the same place.
+    let mut back = start(Config { listen, ..config(1) }).await;
+    two.connected_to(peer).await;
+    back.connected_to(two.peer()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unwatched_peer_that_stops_is_only_disconnected() {
+    let (mut one, two) = pair().await;
+    let gone = two.peer();
+    within(two.host.stop()).await.unwrap();
+    let mut seen = Vec::new();
+    one.wait(|event| {
+        seen.push(matches!(event, Event::Unreachable { .. }));
+        matches!(event, Event::Disconnected { peer } if peer == gone).then_some(())
+    })
+    .await;
+    let mut three = join(3, &one).await;
+    three.connected_to(one.peer()).await;
+    one.wait(|event| {
+        seen.push(matches!(event, Event::Unreachable { .. }));
+        matches!(event, Event::Connected { .. }).then_some(())
+    })
+    .await;
+    assert!(!seen.contains(&true));
+}
+
+#[allow(dead_code)]
+fn is_send(node: Node) -> impl Send {
+    node
+}
