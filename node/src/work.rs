@@ -1,0 +1,160 @@
+//! The async side of the worker: performs what the worker machine decides.
+
+pub mod context;
+pub mod execution;
+pub mod logs;
+pub mod result;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gossip::worker::{Effect, Worker};
+use job::{ExecutionKey, PeerId};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
+
+use crate::content::Content;
+use crate::net::Net;
+use crate::shell::{Handle, Perform};
+use context::Contexts;
+use logs::Live;
+
+/// What executions need of their node; one for all of them.
+pub struct Bench {
+    /// Files and blocks.
+    pub content: Content,
+    /// Runs WASM.
+    pub engine: Arc<dyn engines::Engine>,
+    /// What partitions of one job share.
+    pub contexts: Contexts,
+    /// What runs now, and its output.
+    pub live: Live,
+    /// Below it each execution that needs one has a directory.
+    pub work_dir: PathBuf,
+    /// How long a CID may be without any peer that offers it.
+    pub input_timeout: Duration,
+    /// The way back to the machine.
+    pub worker: Handle<Worker>,
+}
+
+/// Performs worker effects.
+pub struct WorkerEffects {
+    /// For executions.
+    pub bench: Arc<Bench>,
+    /// For messages.
+    pub net: Net,
+    /// Executions in progress, by how they are told to end.
+    pub stops: HashMap<ExecutionKey, Arc<Stop>>,
+    /// Counts executions, so that a stop of the node can wait for them.
+    pub tracker: TaskTracker,
+    /// The node stops.
+    pub cancel: CancellationToken,
+}
+
+/// Tells one execution to end.
+#[derive(Debug, Default)]
+pub struct Stop {
+    asked: std::sync::OnceLock<String>,
+    told: Notify,
+}
+
+impl Stop {
+    /// Asks; the first reason counts.
+    pub fn ask(&self, reason: String) {
+        if self.asked.set(reason).is_ok() {
+            self.told.notify_one();
+        }
+    }
+
+    /// The reason, once somebody asked. Dropping the future changes nothing; one waits at a time.
+    pub async fn asked(&self) -> &str {
+        loop {
+            if let Some(reason) = self.asked.get() {
+                return reason;
+            }
+            self.told.notified().await;
+        }
+    }
+
+    /// The reason, if somebody asked.
+    pub fn reason(&self) -> Option<&str> {
+        self.asked.get().map(String::as_str)
+    }
+}
+
+impl Perform<Worker> for WorkerEffects {
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.one(effect);
+        }
+        // An execution that ended has dropped its side.
+        if self.stops.len() > 64 {
+            self.stops.retain(|_, stop| Arc::strong_count(stop) > 1);
+        }
+    }
+}
+
+impl WorkerEffects {
+    fn one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(_) | Effect::Forget(_) => {} // durable by now
+            Effect::Send { to, message } => self.net.send(to, message),
+            Effect::Verdict { id, relay, verdict, why } => self.net.verdict(id, relay, verdict, why),
+            Effect::Start { execution, id, fence, owner, submitter, spec, partition_count, resources, timeout, hints } => {
+                let order = execution::Order {
+                    key: execution,
+                    id,
+                    fence,
+                    owner,
+                    submitter,
+                    spec,
+                    partition_count,
+                    resources,
+                    timeout,
+                    hints,
+                };
+                self.start(order);
+            }
+            Effect::End { execution, reason } => match self.stops.get(&execution) {
+                Some(stop) => stop.ask(reason),
+                None => debug!(id = %execution.id(), "told to end what does not run"),
+            },
+            Effect::Release { execution, result } => self.release(execution, result),
+            Effect::Watch { peer, live } => self.net.watch(peer, live, crate::net::Role::Worker),
+            Effect::Dial { peer, addresses } => self.net.dial(peer, &addresses),
+            Effect::Penalise { peer, why } => self.net.penalise(peer, why),
+        }
+    }
+
+    fn start(&mut self, order: execution::Order) {
+        let stop = Arc::new(Stop::default());
+        self.stops.insert(order.key, Arc::clone(&stop));
+        let (bench, cancel) = (Arc::clone(&self.bench), self.cancel.clone());
+        self.tracker.spawn(async move {
+            let key = order.key;
+            let end = execution::run(&bench, order, &stop, &cancel).await;
+            if bench.worker.input(gossip::worker::Input::Ended { execution: key, end }).await.is_err() {
+                info!(id = %key.id(), "an execution ended after the node stopped");
+            }
+        });
+    }
+
+    fn release(&self, execution: ExecutionKey, result: Option<job::Cid>) {
+        let content = self.bench.content.clone();
+        let Some(result) = result else { return };
+        self.tracker.spawn(async move { content.unpin_execution(execution, result).await });
+    }
+}
+
+/// Peers to ask first for a job's content: those the owner named, and the owner.
+pub fn hints(owner: PeerId, named: &[PeerId]) -> Vec<PeerId> {
+    let mut hints = named.to_vec();
+    if !hints.contains(&owner) {
+        hints.push(owner);
+    }
+    hints
+}

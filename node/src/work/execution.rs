@@ -1,0 +1,237 @@
+//! One execution, from its start to its end: inputs, engine, limits, results.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engines::{InputMount, Limits, OutputMount, PrepareError, Running, StartError, StopReason, Task, TrustClass};
+use gossip::message::{FaultClass, Outcome, Phase, Usage};
+use gossip::worker::{End, Input, SpecRef, Submitter};
+use job::{ExecutionId, ExecutionKey, Fence, PeerId, Resources};
+use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
+use tracing::{Instrument, debug, info_span};
+
+use super::context::Context;
+use super::{Bench, Stop, result};
+use crate::clock;
+
+/// An execution that lasts this long is reported as running; shorter ones only as ended, which keeps
+/// thousands of small ones a second cheap.
+const WORTH_A_WORD: Duration = Duration::from_millis(20);
+
+/// What the worker machine ordered.
+#[derive(Debug)]
+pub struct Order {
+    /// Which execution.
+    pub key: ExecutionKey,
+    /// Its name.
+    pub id: ExecutionId,
+    /// For the job's own use.
+    pub fence: Fence,
+    /// Whose job it is.
+    pub owner: PeerId,
+    /// What its owner is to this node.
+    pub submitter: Submitter,
+    /// Where its spec is.
+    pub spec: SpecRef,
+    /// How many partitions the job has.
+    pub partition_count: u32,
+    /// What is reserved.
+    pub resources: Resources,
+    /// It must have ended after this long.
+    pub timeout: Duration,
+    /// Who may hold its inputs.
+    pub hints: Vec<PeerId>,
+}
+
+/// Why an execution ends without an exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Whose fault.
+    pub class: FaultClass,
+    /// In words.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault in words.
+    pub fn new(class: FaultClass, message: impl Into<String>) -> Self {
+        Fault { class, message: message.into() }
+    }
+}
+
+/// Runs one execution to its end. Nothing of it runs when this returns.
+pub async fn run(bench: &Arc<Bench>, order: Order, stop: &Stop, cancel: &CancellationToken) -> End {
+    let span = info_span!("execution", id = %order.id, partition = order.key.partition);
+    let started = clock::now();
+    async {
+        let ran = attempt(bench, &order, stop, cancel).await;
+        let mut end = ran.unwrap_or_else(|fault| {
+            debug!(class = ?fault.class, message = %fault.message, "ended with a fault");
+            empty_end(fault)
+        });
+        let now = clock::now();
+        end.started_ms = started.wall / 1_000_000;
+        end.ran_ms = u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX);
+        bench.live.ended(order.key);
+        end
+    }
+    .instrument(span)
+    .await
+}
+
+fn empty_end(fault: Fault) -> End {
+    End {
+        outcome: Outcome::Fault(fault.class, fault.message),
+        result: None,
+        blocks: Vec::new(),
+        usage: Usage::default(),
+        started_ms: 0,
+        ran_ms: 0,
+        engine: String::new(),
+        inputs: Vec::new(),
+    }
+}
+
+fn timed_out(after: Duration) -> Fault {
+    Fault::new(FaultClass::Timeout, format!("Execution timed out after {} s", after.as_secs_f64()))
+}
+
+async fn attempt(
+    bench: &Arc<Bench>,
+    order: &Order,
+    stop: &Stop,
+    cancel: &CancellationToken,
+) -> Result<End, Fault> {
+    let began = Instant::now();
+    let context = tokio::select! {
+        context = prepared(bench, order) => context?,
+        reason = stop.asked() => return Err(stopped(reason)),
+        () = cancel.cancelled() => return Err(Fault::new(FaultClass::Node, "the node stopped")),
+        () = tokio::time::sleep(order.timeout) => return Err(timed_out(order.timeout)),
+    };
+    let task = task(bench, order, &context, order.timeout.saturating_sub(began.elapsed()))?;
+    let running = bench.engine.start(&task, &context.prepared).await.map_err(|error| match error {
+        StartError::Job(message) => Fault::new(FaultClass::Job, message),
+        StartError::Node(message) => Fault::new(FaultClass::Node, message),
+    })?;
+    bench.live.started(order.key, running.clone());
+    // Whatever ends the wait, the engine is waited for: nothing runs on.
+    let ended = tokio::select! {
+        ended = follow(bench, order, &running) => ended,
+        _ = stop.asked() => halt(&running).await,
+        () = cancel.cancelled() => halt(&running).await,
+    };
+    result::collect(bench, order, &context, &task, &ended, stop.reason()).await
+}
+
+async fn halt(running: &Running) -> Arc<engines::Ended> {
+    running.stop(StopReason::Cancelled);
+    running.wait().await
+}
+
+/// The context of the job, with a word to the owner when it is not there at once.
+async fn prepared(bench: &Arc<Bench>, order: &Order) -> Result<Arc<Context>, Fault> {
+    let getting = bench.contexts.get(bench, order);
+    tokio::pin!(getting);
+    tokio::select! {
+        biased;
+        context = getting.as_mut() => return context,
+        () = tokio::time::sleep(WORTH_A_WORD) => {}
+    }
+    report(bench, order.key, Phase::Preparing, (0, 0)).await;
+    getting.await
+}
+
+async fn follow(bench: &Bench, order: &Order, running: &Running) -> Arc<engines::Ended> {
+    tokio::select! {
+        biased;
+        ended = running.wait() => return ended,
+        () = tokio::time::sleep(WORTH_A_WORD) => {}
+    }
+    report(bench, order.key, Phase::Running, (0, 0)).await;
+    running.wait().await
+}
+
+/// Tells the machine how far an execution is.
+pub(super) async fn report(bench: &Bench, execution: ExecutionKey, phase: Phase, logged: (u64, u64)) {
+    let input = Input::Phase { execution, phase, message: String::new(), logged };
+    if bench.worker.input(input).await.is_err() {
+        debug!("the node stops; nobody is told");
+    }
+}
+
+fn stopped(reason: &str) -> Fault {
+    Fault::new(FaultClass::Node, format!("stopped: {reason}"))
+}
+
+/// Maps a preparation's failure onto whose fault it is.
+pub(super) fn prepare_fault(error: PrepareError) -> Fault {
+    match error {
+        PrepareError::Job(message) => Fault::new(FaultClass::Job, message),
+        PrepareError::Node(message) | PrepareError::Limit(message) => Fault::new(FaultClass::Node, message),
+    }
+}
+
+/// What a submitter's class means to the engines.
+pub(super) fn trust(submitter: Submitter) -> TrustClass {
+    match submitter {
+        Submitter::Own => TrustClass::Own,
+        Submitter::Trusted => TrustClass::Trusted,
+        Submitter::Member => TrustClass::Member,
+        Submitter::Anyone => TrustClass::Anyone,
+    }
+}
+
+fn task(bench: &Bench, order: &Order, context: &Context, wall: Duration) -> Result<Task, Fault> {
+    let spec = &context.spec;
+    let work_dir = bench.work_dir.join(order.id.to_string());
+    let mut env: Vec<(String, String)> =
+        spec.task.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    env.extend([
+        ("BACALHAU_EXECUTION_ID".to_owned(), order.id.to_string()),
+        ("BACALHAU_JOB_ID".to_owned(), order.key.job.to_string()),
+        ("BACALHAU_JOB_TYPE".to_owned(), spec.job_type.to_string()),
+        ("BACALHAU_PARTITION_INDEX".to_owned(), order.key.partition.to_string()),
+        ("BACALHAU_PARTITION_COUNT".to_owned(), order.partition_count.to_string()),
+        ("CARDUME_ATTEMPT".to_owned(), order.key.attempt.to_string()),
+        ("CARDUME_FENCE".to_owned(), order.fence.0.to_string()),
+    ]);
+    let outputs = spec
+        .task
+        .results
+        .iter()
+        .enumerate()
+        .map(|(index, result)| OutputMount {
+            name: result.name.clone(),
+            // Names are the user's; paths on this disk are ours.
+            path: work_dir.join(format!("out-{index}")),
+            target: result.path.clone(),
+        })
+        .collect();
+    Ok(Task {
+        execution: order.id,
+        class: trust(order.submitter),
+        kind: context.kind.clone(),
+        env,
+        inputs: context.mounts.clone(),
+        outputs,
+        limits: limits(order, wall),
+        work_dir,
+    })
+}
+
+fn limits(order: &Order, wall: Duration) -> Limits {
+    Limits {
+        memory_bytes: order.resources.memory,
+        cpu_milli: u32::try_from(order.resources.cpu_milli).unwrap_or(u32::MAX),
+        wall: Some(wall),
+        output_bytes: if order.resources.disk > 0 { order.resources.disk } else { Limits::default().output_bytes },
+        ..Limits::default()
+    }
+}
+
+/// Where the guest finds an input, and what is there.
+pub(super) fn mount(path: std::path::PathBuf, target: &str) -> InputMount {
+    InputMount { path, target: target.to_owned() }
+}

@@ -1,0 +1,159 @@
+//! What an execution leaves: one directory with `stdout`, `stderr`, `exitCode` and a folder per result
+//! path, as content. A small one travels inside the receipt and never touches this node's disk.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use engines::{Captured, Ended, Kept, Outcome as EngineOutcome, Task};
+use gossip::message::{Block, FaultClass, MAX_INLINE_RESULT_BYTES, Outcome, Phase, ResultInfo, Usage};
+use gossip::worker::End;
+use tracing::warn;
+
+use super::Bench;
+use super::context::Context;
+use super::execution::{Fault, Order, report};
+use crate::content::{Added, Entry, FetchFault};
+
+/// The end of an execution, with its result published.
+pub async fn collect(
+    bench: &Bench,
+    order: &Order,
+    context: &Context,
+    task: &Task,
+    ended: &Ended,
+    stopped: Option<&str>,
+) -> Result<End, Fault> {
+    let outcome = outcome(ended, task, stopped);
+    let exit_code = match outcome {
+        Outcome::Exit(code) => code,
+        // As a shell shows a program that was ended from outside.
+        Outcome::Fault(..) => 137,
+    };
+    let published = publish(bench, order, task, ended, exit_code).await;
+    remove_work_dir(&task.work_dir).await;
+    let (result, blocks) = match (published, &outcome) {
+        (Ok((result, blocks)), _) => (Some(result), blocks),
+        (Err(error), Outcome::Exit(0)) => {
+            return Err(Fault::new(FaultClass::Node, format!("the result could not be published: {error}")));
+        }
+        (Err(error), _) => {
+            warn!(%error, "the output of a failed execution could not be published");
+            (None, Vec::new())
+        }
+    };
+    Ok(End {
+        outcome,
+        result,
+        blocks,
+        usage: Usage {
+            cpu_ms: millis(ended.usage.cpu),
+            memory: ended.usage.peak_memory_bytes,
+            disk: 0,
+        },
+        started_ms: 0,
+        ran_ms: 0,
+        engine: context.prepared.digest().to_owned(),
+        inputs: context.inputs.clone(),
+    })
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn outcome(ended: &Ended, task: &Task, stopped: Option<&str>) -> Outcome {
+    let fault = |class, message: String| Outcome::Fault(class, message);
+    match &ended.outcome {
+        EngineOutcome::Exited(code) => Outcome::Exit(*code),
+        EngineOutcome::TimedOut => {
+            let limit = task.limits.wall.unwrap_or_default().as_secs_f64();
+            fault(FaultClass::Timeout, format!("Execution timed out after {limit:.0} s"))
+        }
+        EngineOutcome::Stopped => {
+            fault(FaultClass::Node, format!("stopped: {}", stopped.unwrap_or("the node stopped")))
+        }
+        EngineOutcome::OutOfMemory => fault(
+            FaultClass::User,
+            format!("memory limit exceeded: it was refused more than {} bytes", task.limits.memory_bytes),
+        ),
+        EngineOutcome::Trapped(text) => fault(FaultClass::User, format!("the program trapped: {text}")),
+        EngineOutcome::OutputLimit => fault(
+            FaultClass::User,
+            format!("disk limit exceeded: its results are larger than {} bytes", task.limits.output_bytes),
+        ),
+        EngineOutcome::Lost(text) => fault(FaultClass::Node, format!("lost: {text}")),
+    }
+}
+
+/// The result's name and, when it is small, all of its blocks.
+type Published = (ResultInfo, Vec<Block>);
+
+async fn publish(
+    bench: &Bench,
+    order: &Order,
+    task: &Task,
+    ended: &Ended,
+    exit_code: i32,
+) -> Result<Published, FetchFault> {
+    let code = Bytes::from(exit_code.to_string());
+    if task.outputs.is_empty()
+        && let (Kept::Inline(stdout), Kept::Inline(stderr)) = (&ended.stdout.kept, &ended.stderr.kept)
+        && stdout.len() + stderr.len() < MAX_INLINE_RESULT_BYTES / 2
+    {
+        let files = [("exitCode", code), ("stderr", stderr.clone()), ("stdout", stdout.clone())];
+        let (added, blocks) = crate::content::small_tree(&files)?;
+        return Ok((info(&added), blocks.into_iter().map(block).collect()));
+    }
+    report(bench, order.key, Phase::Publishing, (ended.stdout.length, ended.stderr.length)).await;
+    publish_large(bench, order, task, ended, code).await
+}
+
+async fn publish_large(
+    bench: &Bench,
+    order: &Order,
+    task: &Task,
+    ended: &Ended,
+    code: Bytes,
+) -> Result<Published, FetchFault> {
+    let content = &bench.content;
+    let mut entries = vec![
+        Entry::new("exitCode", content.add_bytes(code).await?),
+        Entry::new("stdout", add_stream(bench, &ended.stdout).await?),
+        Entry::new("stderr", add_stream(bench, &ended.stderr).await?),
+    ];
+    for output in &task.outputs {
+        // A guest that wrote nothing still has its folder in the result.
+        tokio::fs::create_dir_all(&output.path)
+            .await
+            .map_err(|error| FetchFault::Here(format!("{}: {error}", output.name)))?;
+        entries.push(Entry::new(&output.name, content.add_path(&output.path).await?));
+    }
+    let added = content.add_directory(&entries).await?;
+    let blocks = content.blocks_of(added.cid, MAX_INLINE_RESULT_BYTES).await?;
+    content.pin_execution(order.key, added.cid).await?;
+    Ok((info(&added), blocks.unwrap_or_default().into_iter().map(block).collect()))
+}
+
+async fn add_stream(bench: &Bench, stream: &Captured) -> Result<Added, FetchFault> {
+    match &stream.kept {
+        Kept::Inline(bytes) => bench.content.add_bytes(bytes.clone()).await,
+        Kept::File(path) => bench.content.add_path(path).await,
+    }
+}
+
+fn info(added: &Added) -> ResultInfo {
+    ResultInfo { cid: added.cid, size: added.size, published: String::new() }
+}
+
+fn block((cid, bytes): (job::Cid, Bytes)) -> Block {
+    Block { cid, bytes: bytes.to_vec().into() }
+}
+
+async fn remove_work_dir(dir: &Path) {
+    match tokio::fs::remove_dir_all(dir).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // The next start of the node empties the directory above.
+        Err(error) => warn!(dir = %dir.display(), %error, "a work directory could not be removed"),
+    }
+}
