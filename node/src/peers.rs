@@ -2,9 +2,9 @@
 
 use job::PeerId;
 
-/// As the network spells it; `None` for bytes that are no point on the curve, which no peer can have.
-pub fn to_network(peer: PeerId) -> Option<p2p::PeerId> {
-    p2p::peer_id_from_ed25519(peer.0).ok()
+/// As the network spells it.
+pub fn to_network(peer: PeerId) -> p2p::PeerId {
+    p2p::peer_id_from_ed25519(peer.0)
 }
 
 /// As the job model spells it; `None` for peers whose key is not Ed25519: they take no part in jobs.

@@ -67,9 +67,10 @@ pub async fn ask(
     method: Method,
     path_and_query: &str,
     body: Body,
+    token: Option<header::HeaderValue>,
 ) -> Result<Response<Incoming>, RemoteError> {
     let unreachable = |error| RemoteError::Unreachable(peer, Box::new(error));
-    let network = peers::to_network(peer).ok_or_else(|| unreachable(p2p::OpenError::NotConnected))?;
+    let network = peers::to_network(peer);
     let uri: Uri = path_and_query.parse().unwrap_or_default();
     let mut request = Request::new(body);
     *request.method_mut() = method;
@@ -79,6 +80,9 @@ pub async fn ask(
     request
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    if let Some(token) = token {
+        request.headers_mut().insert(header::AUTHORIZATION, token);
+    }
     let asked = async {
         let stream = host.open_stream(network, PROTOCOL).await.map_err(unreachable)?;
         wire::call(stream.compat(), request).await.map_err(|error| RemoteError::Broken(peer, error))

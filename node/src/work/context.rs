@@ -18,9 +18,6 @@ use crate::content::{Checkout, FetchFault};
 /// Jobs whose context is kept. One context holds paths and a prepared module, a few KiB and a file handle.
 const KEPT: usize = 64;
 
-/// Where the guest finds its module when the job names it by CID alone.
-const MODULE_TARGET: &str = "";
-
 /// The shared part of a job's executions.
 pub struct Context {
     /// The job.
@@ -88,7 +85,7 @@ async fn make(bench: &Bench, order: &Order) -> Result<Arc<Context>, Fault> {
     let checkouts = fetch_all(bench, &wanted, &hints).await?;
     let module = wanted
         .iter()
-        .position(|input| input.module)
+        .position(|input| input.target == wasm.module)
         .ok_or_else(|| Fault::new(FaultClass::Job, "no input is the entry module"))?;
     let kind = TaskKind::Wasm {
         module: ModuleSource { cid: checkouts[module].cid, path: checkouts[module].path.clone() },
@@ -133,11 +130,8 @@ fn wanted(spec: &JobSpec) -> Result<Vec<Wanted>, Fault> {
             let message = format!("input sources of type {} do not work here", input.source.kind());
             return Err(Fault::new(FaultClass::Node, message));
         };
-        let module = spec.is_module(&input.target);
+        let module = spec.task.is_module(&input.target);
         wanted.push(Wanted { content: content.clone(), target: input.target.clone(), module });
-    }
-    if let Some(content) = spec.module_content() {
-        wanted.push(Wanted { content, target: MODULE_TARGET.to_owned(), module: true });
     }
     Ok(wanted)
 }
@@ -154,7 +148,6 @@ async fn fetch_all(bench: &Bench, wanted: &[Wanted], hints: &[PeerId]) -> Result
 }
 
 fn input_fault(what: &str, cid: &Cid, error: &FetchFault) -> Fault {
-    let what = if what == MODULE_TARGET { "the entry module" } else { what };
     let class = match error {
         FetchFault::NotFound(_) => FaultClass::Input,
         FetchFault::Malformed(_) => FaultClass::Job,

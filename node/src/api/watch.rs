@@ -1,0 +1,128 @@
+//! Following a job without asking again and again: server-sent events until it has ended.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures::Stream;
+use gossip::owner::{HistoryEvent, JobSummary};
+use job::JobId;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::error::ApiError;
+use super::jobs;
+use super::page::Page;
+use super::route::Resolved;
+use crate::state::App;
+use crate::{read, view};
+
+/// History lines read at once: bounds what a watcher of a large job holds.
+const LINES: usize = 512;
+/// Executions in the last event.
+const LAST_EXECUTIONS: usize = 100;
+/// Between comments on a silent stream, so that proxies and clients see that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// `GET /orchestrator/jobs/:id/watch`.
+pub async fn watch(
+    State(app): State<App>,
+    Extension(Resolved { job, .. }): Extension<Resolved>,
+) -> Result<impl IntoResponse, ApiError> {
+    // Subscribed before the first look: nothing falls in between.
+    let changes = app.desk.watch(job);
+    read::head(&app, job, None).await?;
+    let follower = Follower { app, job, changes, seq: 0, state: Value::Null, ready: VecDeque::new(), ended: false };
+    Ok(Sse::new(follower.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+struct Follower {
+    app: App,
+    job: JobId,
+    changes: watch::Receiver<u64>,
+    seq: u64,
+    state: Value,
+    ready: VecDeque<Event>,
+    ended: bool,
+}
+
+impl Follower {
+    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        futures::stream::unfold(self, |mut follower| async move {
+            loop {
+                if let Some(event) = follower.ready.pop_front() {
+                    return Some((Ok(event), follower));
+                }
+                if follower.ended || !follower.advance().await {
+                    return None;
+                }
+            }
+        })
+    }
+
+    /// Gets what is new, waiting until something is; false when the node stops.
+    async fn advance(&mut self) -> bool {
+        self.changes.mark_unchanged();
+        let (summary, lines) = match read::since(&self.app, self.job, self.seq, LINES).await {
+            Ok(news) => news,
+            Err(error) => {
+                self.say("error", json!({"Message": error.message}));
+                self.ended = true;
+                return true;
+            }
+        };
+        let full = lines.len() >= LINES;
+        for line in lines {
+            self.line(&line, &summary);
+        }
+        if full {
+            return true;
+        }
+        self.state(&summary);
+        if summary.state.is_terminal() {
+            self.end().await;
+            return true;
+        }
+        if !self.ready.is_empty() {
+            return true;
+        }
+        tokio::select! {
+            changed = self.changes.changed() => changed.is_ok(),
+            () = self.app.cancel.cancelled() => false,
+        }
+    }
+
+    fn line(&mut self, line: &HistoryEvent, summary: &JobSummary) {
+        self.seq = self.seq.max(line.seq);
+        self.say("history", view::history(line, summary));
+    }
+
+    fn state(&mut self, summary: &JobSummary) {
+        let state = json!({"State": view::state(summary), "Partitions": view::partitions(summary)});
+        if self.state != state {
+            self.state = state.clone();
+            self.say("state", state);
+        }
+    }
+
+    async fn end(&mut self) {
+        self.ended = true;
+        let page = Page { offset: 0, limit: LAST_EXECUTIONS };
+        let whole = match read::view(&self.app, self.job, None).await {
+            Ok(view) => jobs::whole(&self.app, &view, "executions", page).await,
+            Err(error) => Err(error),
+        };
+        match whole {
+            Ok(answer) => self.say("end", answer),
+            Err(error) => self.say("error", json!({"Message": error.message})),
+        }
+    }
+
+    fn say(&mut self, name: &str, data: Value) {
+        self.ready.push_back(Event::default().event(name).data(data.to_string()));
+    }
+}

@@ -1,0 +1,307 @@
+//! From a spec to an accepted job: what the owner does before its machine hears of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gossip::message::{Facts, InputHint};
+use gossip::owner::{Input, JobSummary, Keep, NewJob, Refusal};
+use job::spec::{Engine, KeepOn, NetworkType, Retry, Source};
+use job::state::JobState;
+use job::{Cid, JobId, JobSpec};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use crate::api::error::ApiError;
+use crate::index::Line;
+use crate::state::App;
+use crate::{clock, read};
+
+/// How long the machine may take to make a job durable; longer means that the disk does not answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Input CIDs with sizes that an announcement carries.
+const HINTS: usize = 4;
+
+/// What a client sends to submit or check a job.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Request {
+    /// The spec as JSON.
+    pub job: Option<Value>,
+    /// The spec as YAML or JSON text.
+    pub spec: Option<String>,
+    /// Two submissions with the same token are one.
+    pub idempotency_token: Option<String>,
+    /// Submit even when nothing changed since the last version.
+    pub force: bool,
+}
+
+/// A spec that may be submitted.
+#[derive(Debug)]
+pub struct Checked {
+    /// Normalised and valid.
+    pub spec: JobSpec,
+    /// What was ignored.
+    pub warnings: Vec<String>,
+}
+
+/// A submitted job.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its id.
+    pub job: JobId,
+    /// Its version.
+    pub version: u32,
+    /// What was ignored.
+    pub warnings: Vec<String>,
+}
+
+/// Parses, normalises and validates; nothing is changed.
+pub fn check(request: &Request) -> Result<Checked, ApiError> {
+    let read = match (&request.job, &request.spec) {
+        (Some(value), None) => JobSpec::from_api_value(value),
+        (None, Some(text)) => JobSpec::from_text(text.as_bytes()).map(|spec| (spec, Vec::new())),
+        (None, None) => return Err(ApiError::bad_request("empty/nil job").hint("send {\"Job\": {…}}")),
+        (Some(_), Some(_)) => return Err(ApiError::bad_request("both Job and Spec are given: send one")),
+    };
+    let (spec, warnings) = read.map_err(|errors| invalid(&errors))?;
+    spec.supported().map_err(|errors| invalid(&errors))?;
+    Ok(Checked { spec, warnings })
+}
+
+/// Every error of a spec, one a line; the details have them apart.
+fn invalid(errors: &job::spec::SpecErrors) -> ApiError {
+    let list: Vec<Value> = errors
+        .iter()
+        .map(|error| {
+            let (line, column) = error.position.map_or((0, 0), |at| (at.line, at.column));
+            json!({"path": error.path, "message": error.message, "hint": error.hint, "line": line, "column": column})
+        })
+        .collect();
+    // Bacalhau's details are texts by key.
+    let details = json!({"errors": Value::Array(list).to_string()});
+    ApiError::bad_request(errors.to_string()).details(details)
+}
+
+/// Makes a checked spec a job of this node. When this returns the job is durable.
+///
+/// Dropping the future forgets the answer; the job may have been accepted.
+pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
+    let Checked { spec, warnings } = check(&request)?;
+    let spec = inline_to_content(app, spec).await?;
+    let known = same_name(app, &spec);
+    let nonce = nonce(&request)?;
+    let id = match &known {
+        Some(line) => line.summary.id,
+        None => JobId::derive(&app.config.swarm, app.me, &nonce),
+    };
+    if known.is_none() && app.index.get(id).is_some() {
+        return repeated(app, id, &spec, warnings).await;
+    }
+    let version = match known {
+        Some(line) => next_version(app, &line, &spec, request.force).await?,
+        None => 1,
+    };
+    let nonce = if version == 1 { nonce } else { first_nonce(app, id).await? };
+    let job = new_job(app, &spec, id, version, nonce).await?;
+    hand_over(app, job, &spec).await?;
+    Ok(Accepted { job: id, version, warnings })
+}
+
+async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiError> {
+    let now = clock::now().wall;
+    let summary = JobSummary::submitted(&job, now);
+    app.index.add(Line { summary, labels: spec.labels.clone() });
+    let (id, version) = (job.id, job.version);
+    let (token, answered) = app.desk.submit();
+    let stopping = || ApiError::unavailable("the node is stopping");
+    app.owner.input(Input::Submitted { token, job: Box::new(job) }).await.map_err(|_| stopping())?;
+    let answer = timeout(ANSWER_WITHIN, answered)
+        .await
+        .map_err(|_| ApiError::unavailable("the job could not be made durable yet: the disk does not answer"))?
+        .map_err(|_| stopping())?;
+    answer.map(drop).map_err(|refusal| {
+        app.index.remove(id, version);
+        refused(&refusal)
+    })
+}
+
+fn refused(refusal: &Refusal) -> ApiError {
+    match refusal {
+        Refusal::TooManyJobs(_) => ApiError::unavailable(refusal.to_string()).hint("wait until some have ended"),
+        Refusal::VersionExists(_) => ApiError::conflict(refusal.to_string()),
+        _ => ApiError::bad_request(refusal.to_string()),
+    }
+}
+
+/// The bytes of inline inputs become content; the spec names them by CID from now on.
+async fn inline_to_content(app: &App, mut spec: JobSpec) -> Result<JobSpec, ApiError> {
+    for input in spec.inline_inputs() {
+        let added = if input.is_gzip_tar {
+            crate::archive::add_gzip(&app.content, input.bytes).await
+        } else {
+            app.content.add_bytes(input.bytes.into()).await.map_err(Into::into)
+        };
+        let path = format!("Tasks[0].InputSources[{}].Source.Params.URL", input.index);
+        let added = added.map_err(|error| ApiError::bad_request(format!("{path}: {error}")))?;
+        spec = spec.with_input_cid(input.index, added.cid);
+    }
+    Ok(spec)
+}
+
+fn same_name(app: &App, spec: &JobSpec) -> Option<Line> {
+    if spec.name.is_empty() { None } else { app.index.by_name(&spec.namespace, &spec.name) }
+}
+
+/// What the id is derived from: the client's token, or fresh randomness.
+fn nonce(request: &Request) -> Result<Vec<u8>, ApiError> {
+    match request.idempotency_token.as_deref().filter(|token| !token.is_empty()) {
+        Some(token) => Ok(Sha256::digest(token.as_bytes()).to_vec()),
+        None => {
+            let mut nonce = [0; 16];
+            getrandom::fill(&mut nonce)
+                .map_err(|error| ApiError::unavailable(format!("no randomness from the system: {error}")))?;
+            Ok(nonce.to_vec())
+        }
+    }
+}
+
+/// The same token again: the same job, if it is the same job.
+async fn repeated(app: &App, id: JobId, spec: &JobSpec, warnings: Vec<String>) -> Result<Accepted, ApiError> {
+    let view = read::view(app, id, None).await?;
+    if view.spec_cid == spec.spec_cid() {
+        return Ok(Accepted { job: id, version: view.summary.version, warnings });
+    }
+    Err(ApiError::conflict(format!("the idempotency token belongs to another job, {id}")))
+}
+
+/// A job of this name exists: the spec is its next version, unless nothing changed.
+async fn next_version(app: &App, line: &Line, spec: &JobSpec, force: bool) -> Result<u32, ApiError> {
+    let (id, name) = (line.summary.id, &line.summary.name);
+    let view = read::view(app, id, None).await?;
+    if !force && view.spec_cid == spec.spec_cid() && !line.summary.state.is_terminal() {
+        let message = format!("no changes detected for new job spec. Job Name: '{name}', Job Id: '{id}'");
+        return Err(ApiError::conflict(message).hint("Use the --force flag to override this warning"));
+    }
+    if !line.summary.state.is_terminal() {
+        stop(app, id, "Execution stopped for job update".to_owned()).await?;
+    }
+    Ok(line.summary.version + 1)
+}
+
+async fn first_nonce(app: &App, id: JobId) -> Result<Vec<u8>, ApiError> {
+    let view = read::view(app, id, None).await?;
+    Ok(view.nonce.to_vec())
+}
+
+/// Stops a job; durable when this returns.
+pub async fn stop(app: &App, id: JobId, reason: String) -> Result<(), ApiError> {
+    use gossip::owner::StopRefusal;
+    let (token, answered) = app.desk.stop();
+    let stopping = || ApiError::unavailable("the node is stopping");
+    app.owner.input(Input::StopRequested { token, job: id, reason }).await.map_err(|_| stopping())?;
+    let answer = timeout(ANSWER_WITHIN, answered)
+        .await
+        .map_err(|_| ApiError::unavailable("the stop could not be made durable yet: the disk does not answer"))?
+        .map_err(|_| stopping())?;
+    match answer {
+        Ok(()) => Ok(()),
+        Err(StopRefusal::Ended(state)) => Err(cannot_stop(state)),
+        Err(StopRefusal::Unknown) => match app.index.get(id) {
+            Some(line) => Err(cannot_stop(line.summary.state)),
+            None => Err(ApiError::not_found(format!("job not found: {id}"))),
+        },
+        Err(other) => Err(ApiError::conflict(other.to_string())),
+    }
+}
+
+fn cannot_stop(state: JobState) -> ApiError {
+    ApiError::conflict(format!("cannot stop job in state {state}"))
+}
+
+async fn new_job(app: &App, spec: &JobSpec, id: JobId, version: u32, nonce: Vec<u8>) -> Result<NewJob, ApiError> {
+    let bytes = spec.to_canonical();
+    if bytes.len() > job::spec::MAX_CANONICAL_BYTES {
+        let most = job::spec::MAX_CANONICAL_BYTES;
+        return Err(ApiError::bad_request(format!("the spec has {} bytes, more than {most}", bytes.len())));
+    }
+    let spec_cid = spec.spec_cid();
+    // Workers fetch a spec that is too large for an award like any other content.
+    if bytes.len() > gossip::message::MAX_INLINE_SPEC_BYTES {
+        app.content
+            .put_pinned(spec_cid, bytes.clone().into(), id)
+            .await
+            .map_err(|error| ApiError::internal("the spec could not be stored", &error))?;
+    }
+    let seconds = |span: u64| (span > 0).then(|| Duration::from_secs(span));
+    let timeouts = &spec.task.timeouts;
+    Ok(NewJob {
+        id,
+        version,
+        nonce: nonce.into(),
+        name: if spec.name.is_empty() { id.to_string() } else { spec.name.clone() },
+        namespace: spec.namespace.clone(),
+        spec_cid,
+        spec: bytes.into(),
+        facts: facts(app, spec).await,
+        count: spec.count,
+        total_timeout: seconds(timeouts.total),
+        queue_timeout: seconds(timeouts.queue),
+        max_attempts: spec.task.retry.max_attempts,
+        keep: match spec.task.keep_on {
+            KeepOn::Owner => Keep::Owner,
+            KeepOn::Worker => Keep::Worker,
+        },
+    })
+}
+
+async fn facts(app: &App, spec: &JobSpec) -> Facts {
+    let task = &spec.task;
+    let network = match task.network.kind {
+        NetworkType::Default | NetworkType::None => String::new(),
+        other => other.as_str().to_lowercase(),
+    };
+    let mut sources: Vec<String> = task.inputs.iter().map(|input| input.source.kind().to_lowercase()).collect();
+    sources.sort();
+    sources.dedup();
+    Facts {
+        job_type: spec.job_type,
+        engine: task.engine.kind().to_owned(),
+        network,
+        sources,
+        publisher: task.publisher.kind().to_lowercase(),
+        resources: task.resources,
+        run_ms: task.timeouts.effective_execution().unwrap_or(0).saturating_mul(1000),
+        queue_ms: task.timeouts.queue.saturating_mul(1000),
+        constraints: spec.constraints.clone(),
+        inputs: inputs(app, spec).await,
+        module: module(spec),
+        priority: spec.priority,
+        never: task.retry.policy == Retry::Never,
+    }
+}
+
+fn module(spec: &JobSpec) -> Option<Cid> {
+    let Engine::Wasm(_) = &spec.task.engine else { return None };
+    match &spec.task.module_input()?.1.source {
+        // A module below a folder's CID has a name of its own only once it is fetched.
+        Source::Ipfs(content) if content.path.is_empty() => Some(content.cid),
+        _ => None,
+    }
+}
+
+/// The largest inputs whose sizes are known here: workers that hold them already are preferred.
+async fn inputs(app: &App, spec: &JobSpec) -> Vec<InputHint> {
+    let mut sizes = BTreeMap::new();
+    for input in &spec.task.inputs {
+        if let Source::Ipfs(content) = &input.source
+            && let Some(size) = app.content.local_size(&content.cid).await
+        {
+            sizes.insert(content.cid, size);
+        }
+    }
+    let mut hints: Vec<InputHint> = sizes.into_iter().map(|(cid, size)| InputHint { cid, size }).collect();
+    hints.sort_by_key(|hint| std::cmp::Reverse(hint.size));
+    hints.truncate(HINTS);
+    hints
+}

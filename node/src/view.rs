@@ -1,0 +1,186 @@
+//! Jobs, executions and history in the JSON shapes of Bacalhau's API, with what ours adds.
+
+use gossip::owner::{ExecutionView, HistoryEvent, JobSummary, JobView, Level};
+use job::JobSpec;
+use job::state::{DesiredState, ExecutionState};
+use serde_json::{Value, json};
+
+use crate::clock::rfc3339;
+
+/// How much of an execution's output stands in its JSON, as in Bacalhau.
+pub const OUTPUT_BYTES: usize = 2048;
+
+/// The beginning of one output stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    /// At most [`OUTPUT_BYTES`] of it.
+    pub text: String,
+    /// Whether there is more.
+    pub truncated: bool,
+}
+
+impl Excerpt {
+    /// The first bytes of an output of `length` bytes; bytes that are no text are replaced.
+    pub fn new(bytes: &[u8], length: u64) -> Self {
+        let kept = &bytes[..bytes.len().min(OUTPUT_BYTES)];
+        // A character cut in two by the limit is left out, not replaced.
+        let kept = match std::str::from_utf8(kept) {
+            Err(error) if error.error_len().is_none() => &kept[..error.valid_up_to()],
+            _ => kept,
+        };
+        Excerpt { text: String::from_utf8_lossy(kept).into_owned(), truncated: length > OUTPUT_BYTES as u64 }
+    }
+}
+
+/// What an execution printed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Excerpt,
+    /// Standard error.
+    pub stderr: Excerpt,
+}
+
+/// A job as `GET /orchestrator/jobs/:id` has it.
+pub fn job(spec: &JobSpec, summary: &JobSummary, revision: u64, owner: job::PeerId) -> Value {
+    let mut value = spec.to_api_json();
+    value["ID"] = summary.id.to_string().into();
+    if spec.name.is_empty() {
+        value["Name"] = summary.id.to_string().into();
+    }
+    value["Meta"]["cardume.org/owner.id"] = owner.to_string().into();
+    value["Meta"]["bacalhau.org/orchestrator.id"] = owner.to_string().into();
+    value["State"] = state(summary);
+    value["Version"] = summary.version.into();
+    value["Revision"] = revision.into();
+    value["CreateTime"] = summary.created.into();
+    value["ModifyTime"] = summary.modified.into();
+    value
+}
+
+/// The state with its reason.
+pub fn state(summary: &JobSummary) -> Value {
+    json!({"StateType": summary.state.as_str(), "Message": summary.message})
+}
+
+/// How far a job is, in numbers.
+pub fn partitions(summary: &JobSummary) -> Value {
+    json!({
+        "Total": summary.count,
+        "Queued": summary.open,
+        "Running": summary.running,
+        "Completed": summary.committed,
+        "Failed": summary.failed,
+    })
+}
+
+/// Resources as Bacalhau's node info has them: cores, and bytes.
+pub fn resources(resources: &job::Resources) -> Value {
+    let mut value = json!({
+        "CPU": resources.cpu_milli as f64 / 1000.0,
+        "Memory": resources.memory,
+        "Disk": resources.disk,
+    });
+    if resources.gpu > 0 {
+        value["GPU"] = resources.gpu.into();
+    }
+    value
+}
+
+/// One execution.
+pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Value {
+    let published = match (&view.result, view.state) {
+        (Some(result), ExecutionState::Completed | ExecutionState::Failed) => {
+            json!({"Type": "ipfs", "Params": {"CID": result.cid.to_string()}})
+        }
+        _ => json!({"Type": ""}),
+    };
+    let fault = view.fault.as_ref().map(|fault| fault.message.as_str()).unwrap_or_default();
+    json!({
+        "ID": view.id.to_string(),
+        "Namespace": namespace,
+        "EvalID": "",
+        "Name": "",
+        "NodeID": view.worker.to_string(),
+        "JobID": view.key.job.to_string(),
+        "JobVersion": view.key.version,
+        "PartitionIndex": view.key.partition,
+        "Attempt": view.key.attempt,
+        "AllocatedResources": {"Tasks": {}},
+        "DesiredState": desired(view.desired),
+        "ComputeState": {
+            "StateType": view.state.number(),
+            "StateName": view.state.as_str(),
+            "Message": view.message,
+        },
+        "Unknown": view.unknown,
+        "PublishedResult": published,
+        "ResultHolders": view.holders.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "RunOutput": {
+            "Stdout": output.stdout.text,
+            "StdoutTruncated": output.stdout.truncated,
+            "stderr": output.stderr.text,
+            "StderrTruncated": output.stderr.truncated,
+            "ExitCode": view.exit_code.unwrap_or(if view.fault.is_some() { -1 } else { 0 }),
+            "ErrorMsg": fault,
+        },
+        "Usage": {"CPUMillis": view.usage.cpu_ms, "PeakMemory": view.usage.memory},
+        "PreviousExecution": "",
+        "NextExecution": "",
+        "FollowupEvalID": "",
+        "Revision": 1,
+        "CreateTime": view.created,
+        "ModifyTime": view.modified,
+    })
+}
+
+fn desired(state: DesiredState) -> Value {
+    json!({"StateType": state.number(), "Message": ""})
+}
+
+/// One line of history.
+pub fn history(event: &HistoryEvent, job: &JobSummary) -> Value {
+    let level = match event.level {
+        Level::Job => "JobLevel",
+        Level::Execution => "ExecutionLevel",
+    };
+    let mut line = json!({
+        "SeqNum": event.seq,
+        "Type": level,
+        "JobID": job.id.to_string(),
+        "JobVersion": job.version,
+        "Event": {
+            "Message": event.message,
+            "Topic": event.topic,
+            "Timestamp": rfc3339(event.time),
+        },
+        "Time": rfc3339(event.time),
+    });
+    if let Some(execution) = event.execution {
+        line["ExecutionID"] = execution.id().to_string().into();
+    }
+    if !event.details.is_empty() {
+        line["Event"]["Details"] = json!(event.details);
+    }
+    line
+}
+
+/// The spec inside a view. It was checked before it became a job, so an error means a damaged record.
+pub fn spec(view: &JobView) -> Result<JobSpec, job::spec::CanonicalError> {
+    JobSpec::from_canonical(&view.spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_never_ends_inside_a_character() {
+        let text = "é".repeat(OUTPUT_BYTES);
+        let excerpt = Excerpt::new(&text.as_bytes()[..OUTPUT_BYTES + 1], text.len() as u64);
+        assert!(excerpt.truncated && excerpt.text.chars().all(|c| c == 'é'));
+        let odd = format!("a{text}");
+        assert!(!Excerpt::new(odd.as_bytes(), odd.len() as u64).text.contains('\u{fffd}'));
+        assert_eq!(Excerpt::new(b"\xff!", 2).text, "\u{fffd}!");
+    }
+}
