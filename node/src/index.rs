@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use gossip::owner::JobSummary;
 use job::JobId;
 use job::state::JobState;
+use tokio::sync::watch;
 
 /// Jobs that the index keeps; the oldest that ended leave first. About 400 bytes each.
 const KEPT: usize = 200_000;
@@ -34,9 +35,15 @@ pub enum Named {
 }
 
 /// All jobs of this owner, newest version each.
-#[derive(Default)]
 pub struct Index {
     lines: RwLock<BTreeMap<JobId, Line>>,
+    bell: watch::Sender<u64>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Index { lines: RwLock::default(), bell: watch::channel(0).0 }
+    }
 }
 
 impl Index {
@@ -67,6 +74,21 @@ impl Index {
             line.summary.message = message;
             line.summary.modified = crate::clock::now().wall;
         }
+        drop(lines);
+        self.bell.send_modify(|count| *count += 1);
+    }
+
+    /// Takes back a job version that was not accepted after all.
+    pub fn remove(&self, job: JobId, version: u32) {
+        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
+        if lines.get(&job).is_some_and(|line| line.summary.version == version) {
+            lines.remove(&job);
+        }
+    }
+
+    /// Rings when a job's state changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.bell.subscribe()
     }
 
     /// The newest version of a job.

@@ -141,14 +141,9 @@ impl Net {
                 Err(error) => debug!(%peer, address, %error, "not an address"),
             }
         }
-        self.connect(peer);
-    }
-
-    /// Connects to a peer by the addresses that the network knows.
-    fn connect(&self, peer: PeerId) {
         let net = self.clone();
         self.tracker.spawn(async move {
-            if let Err(error) = net.host.connect(peers::to_network(peer)).await {
+            if let Err(error) = net.host.connect(network).await {
                 debug!(%peer, %error, "not reached");
                 net.feed_owner(owner::Input::Unreachable(peer)).await;
             }

@@ -131,6 +131,9 @@ pub enum RestoreError {
     /// The machine does not understand what it finds.
     #[error("the record of the {0} machine is damaged: {1}")]
     Damaged(&'static str, String),
+    /// The system gives no randomness.
+    #[error("the system gives no randomness: {0}")]
+    Randomness(String),
 }
 
 /// A machine with everything it needs to run.
@@ -155,12 +158,16 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
         let mut out = Vec::new();
         loop {
             let wakeup = machine.next_wakeup().map(clock::instant);
-            let mut due = false;
+            let (mut due, mut stopping) = (false, false);
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
+                () = cancel.cancelled() => stopping = true,
                 taken = self.queue.work.recv_many(&mut waiting, AT_ONCE) => if taken == 0 { return Ok(()) },
                 () = sleep_until(wakeup.unwrap_or_else(Instant::now)), if wakeup.is_some() => due = true,
+            }
+            // What was handed over before the stop is still handled.
+            while stopping && let Ok(work) = self.queue.work.try_recv() {
+                waiting.push(work);
             }
             let now = clock::now();
             if due || machine.next_wakeup().is_some_and(|at| at <= now) {
@@ -176,10 +183,14 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
                 }
             }
             machine.settle(now, &mut out);
-            if out.is_empty() {
-                continue;
+            let done = if out.is_empty() { Ok(()) } else { self.finish(std::mem::take(&mut out)).await };
+            if stopping {
+                if let Err(error) = done {
+                    warn!(machine = M::NAME, %error, "the last changes could not be written");
+                }
+                return Ok(());
             }
-            if let Err(error) = self.finish(std::mem::take(&mut out)).await {
+            if let Err(error) = done {
                 error!(machine = M::NAME, %error, "the record could not be written; restoring");
                 machine = self.revive(&cancel).await?;
             }
