@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use tar::{Archive, EntryType};
 
-use crate::content::{Added, Content, FetchFault};
+use crate::content::{AddOptions, Added, Content, FetchFault};
 
 /// What an archive may unpack to.
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +51,15 @@ pub enum ArchiveError {
 
 /// Adds what is in a tar.gz.
 pub async fn add_gzip(content: &Content, bytes: Vec<u8>) -> Result<Added, ArchiveError> {
-    add(content, INLINE, move || flate2::read::GzDecoder::new(std::io::Cursor::new(bytes))).await
+    let open = move || flate2::read::GzDecoder::new(std::io::Cursor::new(bytes));
+    add_with(content, INLINE, &AddOptions::default(), open).await
 }
 
 /// Adds the folder whose entries a tar has. `open` is called on a thread that may block.
-pub async fn add<R: Read>(
+pub async fn add_with<R: Read>(
     content: &Content,
     bounds: Bounds,
+    options: &AddOptions,
     open: impl FnOnce() -> R + Send + 'static,
 ) -> Result<Added, ArchiveError> {
     let dir = content.scratch().map_err(ArchiveError::Write)?;
@@ -65,7 +67,7 @@ pub async fn add<R: Read>(
     tokio::task::spawn_blocking(move || unpack(open(), &target, bounds))
         .await
         .map_err(|error| ArchiveError::Read(std::io::Error::other(error)))??;
-    Ok(content.add_path(dir.path()).await?)
+    Ok(content.add(dir.path(), options).await?)
 }
 
 /// Unpacks into an empty folder of ours.
