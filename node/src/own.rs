@@ -1,12 +1,13 @@
 //! The async side of the owner: performs what the owner machine decides, and tells who waits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gossip::message::Block;
 use gossip::owner::{Effect, Held, Hold, HoldItem, Input, Owner, Refusal, StopRefusal};
-use job::{JobId, PeerId};
+use futures::StreamExt;
+use job::{Cid, JobId, PeerId};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,9 @@ const HOLD_AGAIN: Duration = Duration::from_secs(1);
 const HOLD_ATTEMPTS: u32 = 3;
 /// Results of one job that are fetched at once.
 const HOLDS_AT_ONCE: usize = 16;
+/// Small results that come together are published one by one in the DHT up to this many: thousands of them
+/// are found by asking the owner, and would only fill other peers' tables.
+const PROVIDED: usize = 16;
 
 /// The answer to a submitted job: its id and version.
 pub type Submitted = Result<(JobId, u32), Refusal>;
@@ -165,39 +169,38 @@ impl OwnerEffects {
 }
 
 async fn hold_all(content: &Content, owner: &Handle<Owner>, holds: Vec<Hold>) {
-    let mut blocks: Vec<Block> = Vec::new();
-    for hold in &holds {
-        blocks.extend(hold.blocks.iter().cloned());
-    }
-    if !blocks.is_empty() {
-        let stored = content.put_blocks(blocks.into_iter().map(|block| (block.cid, block.bytes.into_vec().into()))).await;
-        if let Err(error) = stored {
-            warn!(%error, "results that came along could not be stored");
-        }
-    }
     for hold in holds {
         hold_one(content, owner, hold).await;
     }
 }
 
 async fn hold_one(content: &Content, owner: &Handle<Owner>, hold: Hold) {
-    use futures::StreamExt;
-    let (here, away): (Vec<HoldItem>, Vec<HoldItem>) = {
-        let given: std::collections::HashSet<_> = hold.blocks.iter().map(|block| block.cid).collect();
-        hold.items.into_iter().partition(|item| given.contains(&item.result.cid))
-    };
-    let roots: Vec<_> = here.iter().map(|item| item.result.cid).collect();
-    let pinned = content.pin_results(hold.job, &roots).await.map_err(|error| error.to_string());
-    let results = here.into_iter().map(|item| held(&item, pinned.clone())).collect::<Vec<_>>();
-    report(owner, hold.job, hold.version, results).await;
+    let (job, version, from) = (hold.job, hold.version, hold.from);
+    let given: HashSet<Cid> = hold.blocks.iter().map(|block| block.cid).collect();
+    let (here, away): (Vec<HoldItem>, Vec<HoldItem>) =
+        hold.items.into_iter().partition(|item| given.contains(&item.result.cid));
+    if !here.is_empty() {
+        let roots: Vec<Cid> = here.iter().map(|item| item.result.cid).collect();
+        let blocks = hold.blocks.iter().map(stored_block).collect();
+        let held_all = content.hold_blocks(job, blocks, &roots).await.map_err(|error| error.to_string());
+        if roots.len() <= PROVIDED {
+            roots.iter().for_each(|root| content.provide(*root));
+        }
+        let results = here.into_iter().map(|item| held(&item, held_all.clone())).collect();
+        report(owner, job, version, results).await;
+    }
     let fetches = away.into_iter().map(|item| async move {
-        let result = fetch(content, hold.job, &item, hold.from).await.map_err(|error| error.to_string());
+        let result = fetch(content, job, &item, from).await.map_err(|error| error.to_string());
         held(&item, result)
     });
     let mut fetched = futures::stream::iter(fetches).buffer_unordered(HOLDS_AT_ONCE);
     while let Some(held) = fetched.next().await {
-        report(owner, hold.job, hold.version, vec![held]).await;
+        report(owner, job, version, vec![held]).await;
     }
+}
+
+fn stored_block(block: &Block) -> storage::Block {
+    storage::Block { cid: block.cid, data: bytes::Bytes::copy_from_slice(&block.bytes) }
 }
 
 fn held(item: &HoldItem, result: Result<(), String>) -> Held {

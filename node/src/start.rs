@@ -227,7 +227,7 @@ impl Building {
         let Building { config, key, listeners, records, host } = self;
         let me = PeerId(key.public_bytes());
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let content = Content::open(&config, &records, host.clone()).await.map_err(StartError::Content)?;
+        let content = Content::open(&config, me, host.clone()).await.map_err(StartError::Content)?;
         let (owner, owner_queue) = shell::channel();
         let (worker, worker_queue) = shell::channel();
         let engine = if config.worker { Some(engine(&config, &content)?) } else { None };

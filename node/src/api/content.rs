@@ -80,7 +80,7 @@ async fn add(State(app): State<App>, Query(query): Query<AddQuery>, request: Req
     Ok(Json(json!({
         "Cid": added.cid.to_string(),
         "Size": added.size,
-        "Blocks": added.blocks,
+        "CumulativeSize": added.total,
         "Name": name.unwrap_or_default(),
     })))
 }
@@ -227,8 +227,7 @@ async fn stat(app: &App, what: &ContentPath, within: Duration) -> Result<Respons
         "Type": stat.kind.as_str(),
         "Size": stat.size,
         "CumulativeSize": stat.cumulative,
-        "Blocks": stat.blocks,
-        "LocalBlocks": stat.local_blocks,
+        "Local": stat.local,
         "Target": stat.target,
     }))
     .into_response())

@@ -100,7 +100,7 @@ async fn publish(
         && let (Kept::Inline(stdout), Kept::Inline(stderr)) = (&ended.stdout.kept, &ended.stderr.kept)
         && stdout.len() + stderr.len() < MAX_INLINE_RESULT_BYTES / 2
     {
-        let files = [("exitCode", code), ("stderr", stderr.clone()), ("stdout", stdout.clone())];
+        let files = [("exitCode", &code[..]), ("stderr", &stderr[..]), ("stdout", &stdout[..])];
         let (added, blocks) = crate::content::small_tree(&files)?;
         return Ok((info(&added), blocks.into_iter().map(block).collect()));
     }
@@ -128,9 +128,8 @@ async fn publish_large(
             .map_err(|error| FetchFault::Here(format!("{}: {error}", output.name)))?;
         entries.push(Entry::new(&output.name, content.add_path(&output.path).await?));
     }
-    let added = content.add_directory(&entries).await?;
+    let added = content.add_result(order.key, &entries).await?;
     let blocks = content.blocks_of(added.cid, MAX_INLINE_RESULT_BYTES).await?;
-    content.pin_execution(order.key, added.cid).await?;
     Ok((info(&added), blocks.unwrap_or_default().into_iter().map(block).collect()))
 }
 
@@ -145,8 +144,8 @@ fn info(added: &Added) -> ResultInfo {
     ResultInfo { cid: added.cid, size: added.size, published: String::new() }
 }
 
-fn block((cid, bytes): (job::Cid, Bytes)) -> Block {
-    Block { cid, bytes: bytes.to_vec().into() }
+fn block(block: storage::Block) -> Block {
+    Block { cid: block.cid, bytes: block.data.to_vec().into() }
 }
 
 async fn remove_work_dir(dir: &Path) {

@@ -1,0 +1,595 @@
+//! Content as the rest of the node uses it: the store on this disk, and the peers that fill its gaps.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use futures::{Stream, StreamExt};
+use job::spec::ContentPath;
+use job::{ExecutionKey, JobId, PeerId};
+use p2p::Host;
+use storage::block::Block;
+use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Peer};
+use storage::read::{self, EntryKind, ReadError};
+use storage::store::{AddOptions as StoreAdd, Pin, Settings, Store, StoreError};
+use storage::unixfs::{self, DirEntry, Profile, Root};
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+use tracing::debug;
+
+use crate::config::Config;
+use crate::network::{self, Swarm};
+use crate::peers;
+
+/// CIDs waiting to be published in the DHT; more are left out, connected peers find them anyway.
+const PROVIDES: usize = 1024;
+/// The name under which what users add is kept.
+const USER: &str = "";
+
+/// Why content cannot be had or kept, in words for its user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchFault {
+    /// Nobody offers it, or not at that path.
+    #[error("{0}")]
+    NotFound(String),
+    /// It is not what it should be: no node can use it.
+    #[error("{0}")]
+    Malformed(String),
+    /// This node cannot keep it.
+    #[error("{0}")]
+    Here(String),
+}
+
+/// What was added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Added {
+    /// Its root.
+    pub cid: Cid,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Bytes of its blocks, as links count them.
+    pub total: u64,
+}
+
+/// An entry of a directory that is put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    name: String,
+    added: Added,
+}
+
+impl Entry {
+    /// An entry of this name.
+    pub fn new(name: &str, added: Added) -> Self {
+        Entry { name: name.to_owned(), added }
+    }
+}
+
+/// How something is added.
+#[derive(Debug, Clone, Default)]
+pub struct AddOptions {
+    profile: Profile,
+    only_hash: bool,
+}
+
+impl AddOptions {
+    /// A profile by name, with what differs from it.
+    pub fn new(
+        profile: Option<&str>,
+        cid_version: Option<u8>,
+        chunk_size: Option<u64>,
+        raw_leaves: Option<bool>,
+    ) -> Result<Self, String> {
+        let name = match (profile, cid_version) {
+            (Some(name), _) => name,
+            // As in Kubo: version 0 brings the settings that go with it.
+            (None, Some(0)) => "unixfs-v0-2015",
+            (None, _) => "unixfs-v1-2025",
+        };
+        let mut profile = Profile::named(name).ok_or_else(|| {
+            format!("profile {name:?} is unknown: there are unixfs-v1-2025 and unixfs-v0-2015")
+        })?;
+        match cid_version {
+            None => {}
+            Some(version @ (0 | 1)) => profile.cid_version = version,
+            Some(other) => return Err(format!("CID version {other} does not exist: there are 0 and 1")),
+        }
+        if let Some(bytes) = chunk_size {
+            const MOST: u64 = 1 << 20;
+            if bytes == 0 || bytes > MOST {
+                return Err(format!("chunk size {bytes} is not between 1 and {MOST} bytes"));
+            }
+            profile.chunk_bytes = usize::try_from(bytes).unwrap_or(MOST as usize);
+        }
+        if let Some(raw) = raw_leaves {
+            profile.raw_leaves = raw;
+        }
+        Ok(AddOptions { profile, only_hash: false })
+    }
+
+    /// Computes the CID and stores nothing.
+    pub fn only_hash(mut self, only_hash: bool) -> Self {
+        self.only_hash = only_hash;
+        self
+    }
+
+    fn store(&self, pin: Option<String>) -> StoreAdd {
+        StoreAdd { profile: self.profile, only_hash: self.only_hash, pin, ..StoreAdd::default() }
+    }
+}
+
+/// What something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+}
+
+impl Kind {
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symlink",
+        }
+    }
+}
+
+impl From<EntryKind> for Kind {
+    fn from(kind: EntryKind) -> Self {
+        match kind {
+            EntryKind::File => Kind::File,
+            EntryKind::Directory => Kind::Directory,
+            EntryKind::Symlink => Kind::Symlink,
+        }
+    }
+}
+
+/// An entry of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its content.
+    pub cid: Cid,
+    /// Bytes of a file; 0 for others.
+    pub size: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What is known of some content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Its CID.
+    pub cid: Cid,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file; 0 for others.
+    pub size: u64,
+    /// Bytes of all blocks.
+    pub cumulative: u64,
+    /// Whether its first block is on this node.
+    pub local: bool,
+    /// Where a symbolic link leads.
+    pub target: Option<String>,
+}
+
+/// A read-only path to content; it is not collected while this is held.
+#[derive(Debug)]
+pub struct Checkout {
+    /// The content.
+    pub cid: Cid,
+    /// Where it is.
+    pub path: PathBuf,
+    _held: storage::store::Checkout,
+}
+
+/// The content of a node; cheap to clone.
+#[derive(Clone)]
+pub struct Content {
+    store: Store,
+    exchange: Exchange,
+    me: PeerId,
+    root: Arc<Path>,
+    scratch: Arc<Path>,
+    provides: mpsc::Sender<Cid>,
+}
+
+type Opened = Result<Content, Box<dyn std::error::Error + Send + Sync>>;
+
+impl Content {
+    /// Opens the store and starts the exchange.
+    pub async fn open(config: &Config, me: PeerId, host: Host) -> Opened {
+        let root = config.data_dir.join("content");
+        let scratch = config.data_dir.join("tmp");
+        match std::fs::remove_dir_all(&scratch) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Box::new(error)),
+            _ => std::fs::create_dir_all(&scratch)?,
+        }
+        let settings = Settings { limit_bytes: config.settings.storage_bytes, ..Settings::default() };
+        let dir = root.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&dir, settings)).await??;
+        let exchange = Exchange::start(
+            Arc::new(store.clone()),
+            Arc::new(Swarm { host: host.clone() }),
+            ExchangeConfig { give_up_after: config.settings.input_timeout },
+        );
+        let (provides, queue) = mpsc::channel(PROVIDES);
+        tokio::spawn(provide_all(host, queue));
+        Ok(Content { store, exchange, me, root: root.into(), scratch: scratch.into(), provides })
+    }
+
+    /// The exchange, for streams and connections.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// Below it lies everything that a checkout names.
+    pub fn input_root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A fresh directory that goes away with its handle, on the store's disk.
+    pub fn scratch(&self) -> std::io::Result<tempfile::TempDir> {
+        tempfile::tempdir_in(&self.scratch)
+    }
+
+    // --- adding ---
+
+    /// Adds a file or folder for a user: it stays until unpinned.
+    pub async fn add(&self, path: &Path, options: &AddOptions) -> Result<Added, FetchFault> {
+        let pin = (!options.only_hash).then(|| USER.to_owned());
+        let added = self.store.add_path(path, options.store(pin)).await.map_err(|error| here(&error))?;
+        self.came(added.cid, options.only_hash);
+        Ok(of_store(&added))
+    }
+
+    /// Adds one file from a stream for a user.
+    pub async fn add_stream(
+        &self,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send,
+        options: &AddOptions,
+    ) -> Result<Added, FetchFault> {
+        let pin = (!options.only_hash).then(|| USER.to_owned());
+        let reader = StreamReader::new(bytes.boxed());
+        let added = self
+            .store
+            .add_reader(reader, None, options.store(pin))
+            .await
+            .map_err(|error| here(&error))?;
+        self.came(added.cid, options.only_hash);
+        Ok(of_store(&added))
+    }
+
+    /// Puts what was added into a directory of its own, under a name.
+    pub async fn wrap(&self, name: &str, added: &Added, options: &AddOptions) -> Result<Added, FetchFault> {
+        let entries = [Entry::new(name, added.clone())];
+        let (added, blocks) = directory(&options.profile, &entries)?;
+        if !options.only_hash {
+            let pin = Pin::new(added.cid, USER);
+            self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
+            self.came(added.cid, false);
+        }
+        Ok(added)
+    }
+
+    /// Adds bytes of a job. What a job adds is pinned by whoever needs it, before a collection can run.
+    pub async fn add_bytes(&self, bytes: Bytes) -> Result<Added, FetchFault> {
+        let reader = std::io::Cursor::new(bytes);
+        let added = self
+            .store
+            .add_reader(reader, None, AddOptions::default().store(Some("job".to_owned())))
+            .await
+            .map_err(|error| here(&error))?;
+        self.exchange.content_added();
+        Ok(of_store(&added))
+    }
+
+    /// Adds a path of a job's result; hidden files and all. The result that names it is pinned next.
+    pub async fn add_path(&self, path: &Path) -> Result<Added, FetchFault> {
+        let added = self
+            .store
+            .add_path(path, AddOptions::default().store(Some("job".to_owned())))
+            .await
+            .map_err(|error| here(&error))?;
+        self.exchange.content_added();
+        Ok(of_store(&added))
+    }
+
+    /// Puts a directory together, pins it for an execution, and takes the interim pins of its parts back.
+    pub async fn add_result(&self, execution: ExecutionKey, entries: &[Entry]) -> Result<Added, FetchFault> {
+        let (added, blocks) = directory(&Profile::default(), entries)?;
+        let pin = Pin::new(added.cid, execution.id().to_string());
+        self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
+        let interim = entries.iter().map(|entry| Pin::new(entry.added.cid, "job")).collect();
+        self.store.unpin(interim).await.map_err(|error| here(&error))?;
+        self.exchange.content_added();
+        Ok(added)
+    }
+
+    /// All blocks of some content on this node when they are at most `limit` bytes together.
+    pub async fn blocks_of(&self, root: Cid, limit: usize) -> Result<Option<Vec<Block>>, FetchFault> {
+        let (mut blocks, mut open, mut bytes) = (Vec::new(), vec![root], 0);
+        while let Some(cid) = open.pop() {
+            let data = self.store.get_block(&cid).await.map_err(|error| here(&error))?;
+            let data = data.ok_or_else(|| FetchFault::Here(format!("block {cid} of a result is missing")))?;
+            bytes += data.len();
+            if bytes > limit {
+                return Ok(None);
+            }
+            if cid.codec() == storage::block::DAG_PB {
+                let node = unixfs::Node::decode(&data).map_err(|error| FetchFault::Here(error.to_string()))?;
+                open.extend(node.links.iter().map(|link| link.cid));
+            }
+            blocks.push(Block { cid, data });
+        }
+        Ok(Some(blocks))
+    }
+
+    // --- keeping ---
+
+    /// Stores blocks and pins roots among them for a job, in one go; durable at return.
+    pub async fn hold_blocks(&self, job: JobId, blocks: Vec<Block>, roots: &[Cid]) -> Result<(), FetchFault> {
+        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+        self.store.put_pinned(blocks, pins).await.map_err(|error| here(&error))?;
+        self.exchange.content_added();
+        Ok(())
+    }
+
+    /// Brings content here and keeps it for a job; durable at return.
+    pub async fn hold(&self, job: JobId, root: Cid, from: &[PeerId]) -> Result<(), FetchFault> {
+        let request = FetchRequest::new(root).hints(self.hints(from));
+        self.exchange.fetch(request).await.map_err(fault)?;
+        self.store.pin(vec![Pin::new(root, job.to_string())]).await.map_err(|error| here(&error))?;
+        self.provide(root);
+        Ok(())
+    }
+
+    /// Stores one block for a job.
+    pub async fn put_pinned(&self, cid: Cid, data: Bytes, job: JobId) -> Result<(), FetchFault> {
+        self.hold_blocks(job, vec![Block { cid, data }], &[cid]).await
+    }
+
+    /// An execution's result need not stay on its worker.
+    pub async fn unpin_execution(&self, execution: ExecutionKey, root: Cid) {
+        let pin = Pin::new(root, execution.id().to_string());
+        if let Err(error) = self.store.unpin(vec![pin]).await {
+            debug!(%root, %error, "a result could not be released; it stays until the next time");
+        }
+    }
+
+    // --- reading ---
+
+    /// Brings content here, if it is not, as a path to mount.
+    ///
+    /// Dropping the future gives up the fetch; what came stays.
+    pub async fn checkout(
+        &self,
+        what: &ContentPath,
+        hints: &[PeerId],
+        give_up_after: Duration,
+    ) -> Result<Checkout, FetchFault> {
+        let cid = self.fetch(what, hints, give_up_after).await?;
+        let held = self.store.checkout(&cid).await.map_err(|error| here(&error))?;
+        Ok(Checkout { cid, path: held.path().to_owned(), _held: held })
+    }
+
+    /// Brings content here, if it is not; answers with what the path led to.
+    async fn fetch(&self, what: &ContentPath, hints: &[PeerId], give_up_after: Duration) -> Result<Cid, FetchFault> {
+        let request = FetchRequest::new(what.cid)
+            .path(&what.path)
+            .hints(self.hints(hints))
+            .give_up_after(give_up_after);
+        Ok(self.exchange.fetch(request).await.map_err(fault)?.root)
+    }
+
+    /// One block, from here or from peers.
+    pub async fn fetch_block(&self, cid: Cid, hints: &[PeerId], within: Duration) -> Result<Bytes, FetchFault> {
+        let hints: Vec<Peer> = self.hints(hints).collect();
+        match tokio::time::timeout(within, self.exchange.get_block(&cid, hints)).await {
+            Ok(found) => found.map_err(|error| FetchFault::NotFound(error.to_string())),
+            Err(_) => Err(FetchFault::NotFound(format!("no peer offers {cid}"))),
+        }
+    }
+
+    /// The bytes of a file, brought here first.
+    pub async fn cat(
+        &self,
+        what: &ContentPath,
+        within: Duration,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>, FetchFault> {
+        let cid = self.fetch(what, &[], within).await?;
+        let guard = self.store.guard(&cid).await.map_err(|error| here(&error))?;
+        let bytes = read::cat(&self.store, cid, .., read::Limits::default());
+        Ok(bytes.map(move |piece| {
+            let _held = &guard;
+            piece.map_err(std::io::Error::other)
+        }))
+    }
+
+    /// A file in a result, from `skip` on, read from here or through peers.
+    pub async fn read(
+        &self,
+        root: &Cid,
+        file: &str,
+        skip: u64,
+        hints: &[PeerId],
+    ) -> Result<impl Stream<Item = Result<Bytes, ReadError>> + Send + Unpin + use<>, FetchFault> {
+        let blocks = Arc::new(self.exchange.reader(self.hints(hints)));
+        let cid = read::resolve(&blocks, *root, file).await.map_err(|error| unreadable(&error))?;
+        Ok(read::cat(&blocks, cid, skip.., read::Limits::default()).boxed())
+    }
+
+    /// The beginning of a file in a result and its length, if it is on this node.
+    pub async fn excerpt(&self, root: &Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
+        let cid = read::resolve(&self.store, *root, file).await.ok()?;
+        let length = read::stat(&self.store, cid).await.ok()?.size;
+        let mut bytes = read::cat(&self.store, cid, ..most as u64, read::Limits::default()).boxed();
+        let mut found = Vec::new();
+        while let Some(piece) = bytes.next().await {
+            found.extend_from_slice(&piece.ok()?);
+        }
+        Some((found.into(), length))
+    }
+
+    /// What something is.
+    pub async fn stat(&self, what: &ContentPath, within: Duration) -> Result<Stat, FetchFault> {
+        let blocks = Arc::new(self.exchange.reader([]));
+        let found = async {
+            let cid = read::resolve(&blocks, what.cid, &what.path).await?;
+            read::stat(&blocks, cid).await
+        };
+        let stat = self.within(what, within, found).await?;
+        Ok(Stat {
+            cid: stat.cid,
+            kind: stat.kind.into(),
+            size: stat.size,
+            cumulative: stat.total_bytes,
+            local: self.store.has(&stat.cid).map_err(|error| here(&error))?,
+            target: stat.target,
+        })
+    }
+
+    /// The entries of a directory.
+    pub async fn list(&self, what: &ContentPath, within: Duration) -> Result<Vec<Listed>, FetchFault> {
+        let blocks = Arc::new(self.exchange.reader([]));
+        let found = async {
+            let cid = read::resolve(&blocks, what.cid, &what.path).await?;
+            read::ls(&blocks, cid).await
+        };
+        let entries = self.within(what, within, found).await?;
+        let listed = |entry: read::Entry| Listed {
+            name: entry.name,
+            cid: entry.cid,
+            size: entry.size,
+            kind: entry.kind.into(),
+        };
+        Ok(entries.into_iter().map(listed).collect())
+    }
+
+    async fn within<T>(
+        &self,
+        what: &ContentPath,
+        within: Duration,
+        found: impl Future<Output = Result<T, ReadError>>,
+    ) -> Result<T, FetchFault> {
+        match tokio::time::timeout(within, found).await {
+            Ok(found) => found.map_err(|error| unreadable(&error)),
+            Err(_) => {
+                let seconds = within.as_secs();
+                Err(FetchFault::NotFound(format!("no peer offers {what}: nothing came within {seconds} s")))
+            }
+        }
+    }
+
+    /// How large some content is, if its root is here.
+    pub async fn local_size(&self, cid: &Cid) -> Option<u64> {
+        if !self.store.has(cid).ok()? {
+            return None;
+        }
+        Some(read::stat(&self.store, *cid).await.ok()?.total_bytes)
+    }
+
+    // --- the rest ---
+
+    /// Publishes in the DHT that this node has some content, in the background.
+    pub fn provide(&self, cid: Cid) {
+        if self.provides.try_send(cid).is_err() {
+            debug!(%cid, "too much to publish; connected peers find it anyway");
+        }
+    }
+
+    fn came(&self, cid: Cid, only_hash: bool) {
+        if !only_hash {
+            self.exchange.content_added();
+            self.provide(cid);
+        }
+    }
+
+    fn hints(&self, hints: &[PeerId]) -> impl Iterator<Item = Peer> + use<> {
+        let me = self.me;
+        let others: Vec<PeerId> = hints.iter().copied().filter(|peer| *peer != me).collect();
+        others.into_iter().map(|peer| network::exchange_peer(&peers::to_network(peer)))
+    }
+}
+
+impl gossip::worker::Local for Content {
+    fn held_bytes(&self, cid: &Cid) -> u64 {
+        match self.store.blocking().get_block(cid) {
+            Ok(Some(block)) => unixfs::content_bytes(cid, &block).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn cached(&self, module: &Cid) -> bool {
+        self.store.has(module).unwrap_or(false)
+    }
+}
+
+/// A directory of files in memory, without touching the disk.
+pub fn small_tree(files: &[(&str, &[u8])]) -> Result<(Added, Vec<Block>), FetchFault> {
+    let (cid, blocks) = unixfs::small_tree(files).map_err(|error| FetchFault::Here(error.to_string()))?;
+    let size = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let total = blocks.iter().map(|block| block.data.len() as u64).sum();
+    Ok((Added { cid, size, total }, blocks))
+}
+
+fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>), FetchFault> {
+    let size = entries.iter().map(|entry| entry.added.size).sum();
+    let entries = entries
+        .iter()
+        .map(|entry| DirEntry::new(&entry.name, Root { cid: entry.added.cid, total_bytes: entry.added.total }))
+        .collect();
+    let mut blocks = Vec::new();
+    let root = unixfs::directory(profile, entries, &mut |block| blocks.push(block))
+        .map_err(|error| FetchFault::Malformed(error.to_string()))?;
+    Ok((Added { cid: root.cid, size, total: root.total_bytes }, blocks))
+}
+
+fn of_store(added: &storage::store::Added) -> Added {
+    Added { cid: added.cid, size: added.bytes, total: added.total_bytes }
+}
+
+async fn provide_all(host: Host, mut queue: mpsc::Receiver<Cid>) {
+    while let Some(cid) = queue.recv().await {
+        if let Err(error) = host.provide(&network::key(&cid)).await {
+            debug!(%cid, %error, "not published in the DHT");
+        }
+    }
+}
+
+fn here(error: &StoreError) -> FetchFault {
+    FetchFault::Here(crate::api::error::chain(error))
+}
+
+fn unreadable(error: &ReadError) -> FetchFault {
+    let text = crate::api::error::chain(error);
+    match error {
+        ReadError::Block(_) | ReadError::NoEntry { .. } => FetchFault::NotFound(text),
+        _ => FetchFault::Malformed(text),
+    }
+}
+
+fn fault(error: ExchangeError) -> FetchFault {
+    use storage::fetch::FetchError;
+    let text = crate::api::error::chain(&error);
+    match &error {
+        ExchangeError::NoPeer { .. } | ExchangeError::Deadline { .. } | ExchangeError::Path { .. } => {
+            FetchFault::NotFound(text)
+        }
+        ExchangeError::Content { source, .. } => match source.as_ref() {
+            FetchError::Limit { .. } | FetchError::Malformed { .. } => FetchFault::Malformed(text),
+            _ => FetchFault::Here(text),
+        },
+        ExchangeError::Block { .. } => FetchFault::NotFound(text),
+        _ => FetchFault::Here(text),
+    }
+}
