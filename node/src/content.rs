@@ -13,7 +13,7 @@ use p2p::Host;
 use storage::block::Block;
 use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Peer};
 use storage::read::{self, EntryKind, ReadError};
-use storage::store::{AddOptions as StoreAdd, Pin, Settings, Store, StoreError};
+use storage::store::{AddOptions as StoreAdd, Guard, Pin, Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile, Root};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
@@ -42,8 +42,8 @@ pub enum FetchFault {
     Here(String),
 }
 
-/// What was added.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What was added. It is not collected while this is held; pin it to keep it longer.
+#[derive(Debug, Clone)]
 pub struct Added {
     /// Its root.
     pub cid: Cid,
@@ -51,10 +51,11 @@ pub struct Added {
     pub size: u64,
     /// Bytes of its blocks, as links count them.
     pub total: u64,
+    held: Option<Arc<Guard>>,
 }
 
 /// An entry of a directory that is put together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     name: String,
     added: Added,
@@ -249,7 +250,7 @@ impl Content {
         let pin = (!options.only_hash).then(|| USER.to_owned());
         let added = self.store.add_path(path, options.store(pin)).await.map_err(|error| here(&error))?;
         self.came(added.cid, options.only_hash);
-        Ok(of_store(&added))
+        Ok(of_store(added))
     }
 
     /// Adds one file from a stream for a user.
@@ -266,7 +267,7 @@ impl Content {
             .await
             .map_err(|error| here(&error))?;
         self.came(added.cid, options.only_hash);
-        Ok(of_store(&added))
+        Ok(of_store(added))
     }
 
     /// Puts what was added into a directory of its own, under a name.
@@ -281,36 +282,34 @@ impl Content {
         Ok(added)
     }
 
-    /// Adds bytes of a job. What a job adds is pinned by whoever needs it, before a collection can run.
+    /// Adds bytes of a job.
     pub async fn add_bytes(&self, bytes: Bytes) -> Result<Added, FetchFault> {
         let reader = std::io::Cursor::new(bytes);
         let added = self
             .store
-            .add_reader(reader, None, AddOptions::default().store(Some("job".to_owned())))
+            .add_reader(reader, None, AddOptions::default().store(None))
             .await
             .map_err(|error| here(&error))?;
         self.exchange.content_added();
-        Ok(of_store(&added))
+        Ok(of_store(added))
     }
 
-    /// Adds a path of a job's result; hidden files and all. The result that names it is pinned next.
+    /// Adds a path of a job's result; hidden files and all.
     pub async fn add_path(&self, path: &Path) -> Result<Added, FetchFault> {
         let added = self
             .store
-            .add_path(path, AddOptions::default().store(Some("job".to_owned())))
+            .add_path(path, AddOptions::default().store(None))
             .await
             .map_err(|error| here(&error))?;
         self.exchange.content_added();
-        Ok(of_store(&added))
+        Ok(of_store(added))
     }
 
-    /// Puts a directory together, pins it for an execution, and takes the interim pins of its parts back.
+    /// Puts a directory together and pins it for an execution.
     pub async fn add_result(&self, execution: ExecutionKey, entries: &[Entry]) -> Result<Added, FetchFault> {
         let (added, blocks) = directory(&Profile::default(), entries)?;
         let pin = Pin::new(added.cid, execution.id().to_string());
         self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
-        let interim = entries.iter().map(|entry| Pin::new(entry.added.cid, "job")).collect();
-        self.store.unpin(interim).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
         Ok(added)
     }
@@ -344,11 +343,17 @@ impl Content {
         Ok(())
     }
 
+    /// Keeps content that is here for a job.
+    pub async fn pin(&self, job: JobId, roots: &[Cid]) -> Result<(), FetchFault> {
+        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+        self.store.pin(pins).await.map_err(|error| here(&error))
+    }
+
     /// Brings content here and keeps it for a job; durable at return.
     pub async fn hold(&self, job: JobId, root: Cid, from: &[PeerId]) -> Result<(), FetchFault> {
         let request = FetchRequest::new(root).hints(self.hints(from));
         self.exchange.fetch(request).await.map_err(fault)?;
-        self.store.pin(vec![Pin::new(root, job.to_string())]).await.map_err(|error| here(&error))?;
+        self.pin(job, &[root]).await?;
         self.provide(root);
         Ok(())
     }
@@ -539,7 +544,7 @@ pub fn small_tree(files: &[(&str, &[u8])]) -> Result<(Added, Vec<Block>), FetchF
     let (cid, blocks) = unixfs::small_tree(files).map_err(|error| FetchFault::Here(error.to_string()))?;
     let size = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let total = blocks.iter().map(|block| block.data.len() as u64).sum();
-    Ok((Added { cid, size, total }, blocks))
+    Ok((Added { cid, size, total, held: None }, blocks))
 }
 
 fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>), FetchFault> {
@@ -551,11 +556,11 @@ fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>)
     let mut blocks = Vec::new();
     let root = unixfs::directory(profile, entries, &mut |block| blocks.push(block))
         .map_err(|error| FetchFault::Malformed(error.to_string()))?;
-    Ok((Added { cid: root.cid, size, total: root.total_bytes }, blocks))
+    Ok((Added { cid: root.cid, size, total: root.total_bytes, held: None }, blocks))
 }
 
-fn of_store(added: &storage::store::Added) -> Added {
-    Added { cid: added.cid, size: added.bytes, total: added.total_bytes }
+fn of_store(added: storage::store::Added) -> Added {
+    Added { cid: added.cid, size: added.bytes, total: added.total_bytes, held: added.guard.map(Arc::new) }
 }
 
 async fn provide_all(host: Host, mut queue: mpsc::Receiver<Cid>) {

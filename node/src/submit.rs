@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use crate::api::error::ApiError;
+use crate::content::Added;
 use crate::index::Line;
 use crate::state::App;
 use crate::{clock, read};
@@ -88,7 +89,7 @@ fn invalid(errors: &job::spec::SpecErrors) -> ApiError {
 /// Dropping the future forgets the answer; the job may have been accepted.
 pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
     let Checked { spec, warnings } = check(&request)?;
-    let spec = inline_to_content(app, spec).await?;
+    let (spec, inputs) = inline_to_content(app, spec).await?;
     let known = same_name(app, &spec);
     let nonce = nonce(&request)?;
     let id = match &known {
@@ -103,6 +104,10 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
         None => 1,
     };
     let nonce = if version == 1 { nonce } else { first_nonce(app, id).await? };
+    let roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
+    if !roots.is_empty() {
+        app.content.pin(id, &roots).await.map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
+    }
     let job = new_job(app, &spec, id, version, nonce).await?;
     hand_over(app, job, &spec).await?;
     Ok(Accepted { job: id, version, warnings })
@@ -135,7 +140,8 @@ fn refused(refusal: &Refusal) -> ApiError {
 }
 
 /// The bytes of inline inputs become content; the spec names them by CID from now on.
-async fn inline_to_content(app: &App, mut spec: JobSpec) -> Result<JobSpec, ApiError> {
+async fn inline_to_content(app: &App, mut spec: JobSpec) -> Result<(JobSpec, Vec<Added>), ApiError> {
+    let mut inputs = Vec::new();
     for input in spec.inline_inputs() {
         let added = if input.is_gzip_tar {
             crate::archive::add_gzip(&app.content, input.bytes).await
@@ -145,8 +151,9 @@ async fn inline_to_content(app: &App, mut spec: JobSpec) -> Result<JobSpec, ApiE
         let path = format!("Tasks[0].InputSources[{}].Source.Params.URL", input.index);
         let added = added.map_err(|error| ApiError::bad_request(format!("{path}: {error}")))?;
         spec = spec.with_input_cid(input.index, added.cid);
+        inputs.push(added);
     }
-    Ok(spec)
+    Ok((spec, inputs))
 }
 
 fn same_name(app: &App, spec: &JobSpec) -> Option<Line> {
