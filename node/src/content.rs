@@ -528,9 +528,10 @@ impl Content {
 
 impl gossip::worker::Local for Content {
     fn held_bytes(&self, cid: &Cid) -> u64 {
-        match self.store.blocking().get_block(cid) {
-            Ok(Some(block)) => unixfs::content_bytes(cid, &block).unwrap_or(0),
-            _ => 0,
+        let Ok(Some(block)) = self.store.blocking().get_block(cid) else { return 0 };
+        match cid.codec() {
+            storage::block::DAG_PB => unixfs::Node::decode(&block).map_or(0, |node| node.total_bytes()),
+            _ => block.len() as u64,
         }
     }
 

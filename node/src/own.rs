@@ -11,7 +11,7 @@ use job::{Cid, JobId, PeerId};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::content::{Content, FetchFault};
 use crate::net::{Net, Role};

@@ -33,7 +33,7 @@ pub enum RemoteError {
     #[error("the peer {0} cannot be reached")]
     Unreachable(job::PeerId, #[source] Box<p2p::OpenError>),
     /// It did not answer in time.
-    #[error("the peer {0} did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    #[error("the peer {0} did not answer in time")]
     Silent(job::PeerId),
     /// It broke off.
     #[error("the peer {0} broke off")]

@@ -28,7 +28,7 @@ use crate::lock::{Lock, LockError};
 use crate::machines::{self, Who};
 use crate::net::{self, Net};
 use crate::own::{Desk, OwnerEffects};
-use crate::shell::{self, Queue, Restore, Shell};
+use crate::shell::{self, Queue, Shell};
 use crate::state::{App, State};
 use crate::work::{Bench, WorkerEffects};
 use crate::{api, identity, listen, locate, network, nodes, peers, read, remote};
