@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use cid::Cid;
 use proptest::prelude::*;
 
 use super::*;
@@ -142,7 +144,9 @@ impl Swarm {
     fn handle(&mut self, input: Input) {
         let mut out = Vec::new();
         self.client.handle(self.now, input, &mut out);
-        self.check();
+        if self.log.steps % 8 == 0 {
+            self.check();
+        }
         for effect in out {
             match effect {
                 Effect::Send { peer, entries } => self.send(&peer, entries),
@@ -154,7 +158,7 @@ impl Swarm {
         }
     }
 
-    /// The invariants, after every step.
+    /// The invariants.
     fn check(&self) {
         let asked = self.client.wants.values().map(Want::asked_count).sum::<usize>();
         assert_eq!(asked, self.client.deadlines.len());

@@ -37,7 +37,6 @@ struct State {
 }
 
 struct Waiting {
-    cid: Cid,
     callers: Vec<oneshot::Sender<Bytes>>,
     ahead: bool,
 }
@@ -72,7 +71,7 @@ impl Reader {
         let (caller, answer) = oneshot::channel();
         let fresh = !state.waiting.contains_key(cid.hash());
         let waiting = state.waiting.entry(*cid.hash());
-        let waiting = waiting.or_insert_with(|| Waiting { cid: *cid, callers: Vec::new(), ahead: false });
+        let waiting = waiting.or_insert_with(|| Waiting { callers: Vec::new(), ahead: false });
         waiting.callers.retain(|caller| !caller.is_closed());
         waiting.callers.push(caller);
         Err((answer, fresh))
@@ -129,7 +128,7 @@ impl State {
         let known = |cid: &&Cid| here(cid) || self.waiting.contains_key(cid.hash());
         let fresh: Vec<Cid> = cids.iter().filter(|cid| !known(cid)).take(room).copied().collect();
         for cid in &fresh {
-            self.waiting.insert(*cid.hash(), Waiting { cid: *cid, callers: Vec::new(), ahead: true });
+            self.waiting.insert(*cid.hash(), Waiting { callers: Vec::new(), ahead: true });
         }
         fresh
     }

@@ -136,7 +136,7 @@ async fn run(
     let share = || share(MAX_TRANSFERS - inner.turns.available_permits());
     Flow::new(&*sink, session, progress).run(share).await.map_err(|stopped| match stopped {
         Stopped::Nobody { cid, asked } => ExchangeError::NoPeer { root, cid, asked, waited: give_up_after },
-        Stopped::Content(source) => content(source),
+        Stopped::Content(source) => content(*source),
         Stopped::Exchange => ExchangeError::Stopped,
     })?;
     sink.finish().await.map_err(content)?;
@@ -152,7 +152,7 @@ fn share(active: usize) -> u64 {
 /// Why blocks no longer flow.
 enum Stopped {
     Nobody { cid: Cid, asked: usize },
-    Content(FetchError),
+    Content(Box<FetchError>),
     Exchange,
 }
 
@@ -207,7 +207,7 @@ impl<'a> Flow<'a> {
             tokio::select! {
                 Some(wants) = async { Some(self.asking.as_mut()?.await) } => {
                     self.asking = None;
-                    self.want(wants.map_err(Stopped::Content)?);
+                    self.want(wants.map_err(content)?);
                 }
                 Some((want, accepted)) = self.writing.next() => self.written(want, accepted)?,
                 event = self.session.events.recv() => match event {
@@ -257,7 +257,7 @@ impl<'a> Flow<'a> {
     }
 
     fn written(&mut self, want: Want, accepted: Result<Accepted, FetchError>) -> Result<(), Stopped> {
-        accepted.map_err(Stopped::Content)?;
+        accepted.map_err(content)?;
         self.bytes -= size(&want);
         self.blocks -= 1;
         // A node has children to ask for, and a sink that held nodes back goes on as leaves are written.
@@ -266,6 +266,10 @@ impl<'a> Flow<'a> {
         }
         Ok(())
     }
+}
+
+fn content(error: FetchError) -> Stopped {
+    Stopped::Content(Box::new(error))
 }
 
 /// What a want counts as. A block is never larger than the protocol allows, whatever its parent says.
