@@ -37,6 +37,9 @@ pub type Digest = Multihash<64>;
 /// kilobyte that one hint delivers in a millisecond would multiply the swarm's traffic.
 const WIDEN_AFTER: Duration = Duration::from_millis(100);
 
+/// How long nothing may come in the midst of a fetch before others are asked as well.
+const WIDEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The shortest deadline of an ask: below it, a busy machine looks like a dead one.
 const MIN_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -176,7 +179,9 @@ impl Client {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.last = last;
         session.quiet_since = now;
-        session.widen_at.get_or_insert(now + WIDEN_AFTER);
+        if session.wants.is_empty() {
+            session.start_asking(now + WIDEN_AFTER);
+        }
         for wanted in wants {
             let digest = *wanted.cid.hash();
             let order = self.next_order;
@@ -285,9 +290,7 @@ impl Client {
         for id in &want.sessions {
             let Some(session) = self.sessions.get_mut(id) else { continue };
             session.remove(want.order, &block.digest, want.asked_count() > 0);
-            session.quiet_since = now;
-            session.gave_up = false;
-            session.delivered_by(peer);
+            session.progressed(now, peer, now + WIDEN_AGAIN_AFTER);
             out.push(Effect::Deliver { session: *id, block: block.clone() });
         }
     }

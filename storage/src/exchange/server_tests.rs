@@ -141,6 +141,29 @@ fn a_flood_of_wants_is_bounded() {
 }
 
 #[test]
+fn wants_that_come_and_go_faster_than_they_are_looked_up_are_dropped() {
+    let mut server = Server::new();
+    let mut checks = 0;
+    for _ in 0..100 {
+        let entries =
+            want_blocks(0..1000).into_iter().chain((0..1000).map(|n| Entry::cancel(cid(n)))).collect();
+        for effect in handle(&mut server, wanted(1, entries)) {
+            checks += if let Effect::Check { cids, .. } = effect { cids.len() } else { 0 };
+        }
+    }
+    assert!(checks <= MAX_CHECKING, "{checks}");
+}
+
+#[test]
+fn content_that_comes_while_a_want_is_looked_up_is_not_missed() {
+    let mut server = Server::new();
+    handle(&mut server, wanted(1, want_blocks(0..1)));
+    assert!(handle(&mut server, Input::Stored).is_empty());
+    let effects = handle(&mut server, checked(1, [0], None));
+    assert!(matches!(&effects[..], [Effect::Answer { .. }, Effect::Check { .. }]));
+}
+
+#[test]
 fn a_peer_that_goes_frees_what_was_on_its_way() {
     let mut server = Server::new();
     for n in 1..=5 {

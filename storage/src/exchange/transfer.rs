@@ -1,6 +1,6 @@
 //! One DAG on its way into the store: what the sink asks for is wanted, what arrives is handed to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ const MIN_TRANSFER_BYTES: u64 = 2 << 20;
 
 /// Blocks of one transfer that are asked for or not yet written.
 const TRANSFER_BLOCKS: usize = 4096;
+
+/// Blocks of one transfer that are written at once: enough to keep a disk and two cores busy,
+/// without a thread for each of a thousand small ones.
+const WRITTEN_AT_ONCE: usize = 4;
 
 type Outcome = Result<Fetched, ExchangeError>;
 
@@ -164,6 +168,8 @@ struct Flow<'a> {
     /// Asked for and not here, by digest: one block may be wanted under two names.
     wanted: BTreeMap<Digest, Vec<Want>>,
     asking: Option<BoxFuture<'a, Result<Vec<Want>, FetchError>>>,
+    /// Here, and to be written.
+    arrived: VecDeque<(Want, Bytes)>,
     writing: FuturesUnordered<BoxFuture<'a, (Want, Result<Accepted, FetchError>)>>,
     /// Asked for or not yet written.
     bytes: u64,
@@ -182,6 +188,7 @@ impl<'a> Flow<'a> {
             progress,
             wanted: BTreeMap::new(),
             asking: None,
+            arrived: VecDeque::new(),
             writing: FuturesUnordered::new(),
             bytes: 0,
             blocks: 0,
@@ -223,7 +230,7 @@ impl<'a> Flow<'a> {
     fn ask_if_room(&mut self, share: u64) {
         let free = (TRANSFER_BLOCKS.saturating_sub(self.blocks), share.saturating_sub(self.bytes));
         let worth = free.0 >= TRANSFER_BLOCKS / 4 && free.1 >= share / 4;
-        if self.asking.is_some() || (self.blocks > 0 && (self.exhausted || !worth)) {
+        if self.asking.is_some() || self.exhausted || (self.blocks > 0 && !worth) {
             return;
         }
         self.room = (free.0.max(1), free.1.max(1));
@@ -247,17 +254,27 @@ impl<'a> Flow<'a> {
     }
 
     fn write(&mut self, block: Arrived) {
-        let sink = self.sink;
         for want in self.wanted.remove(&block.digest).unwrap_or_default() {
             // A node may be kept for long, and must not keep the message that it came in.
             let node = want.cid.codec() != block::RAW;
             let data = if node { Bytes::copy_from_slice(&block.data) } else { block.data.clone() };
+            self.arrived.push_back((want, data));
+        }
+        self.write_next();
+    }
+
+    fn write_next(&mut self) {
+        let sink = self.sink;
+        while self.writing.len() < WRITTEN_AT_ONCE
+            && let Some((want, data)) = self.arrived.pop_front()
+        {
             self.writing.push(async move { (want, sink.accept_hashed(want.cid, data).await) }.boxed());
         }
     }
 
     fn written(&mut self, want: Want, accepted: Result<Accepted, FetchError>) -> Result<(), Stopped> {
         accepted.map_err(content)?;
+        self.write_next();
         self.bytes -= size(&want);
         self.blocks -= 1;
         // A node has children to ask for, and a sink that held nodes back goes on as leaves are written.
