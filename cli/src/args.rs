@@ -80,7 +80,6 @@ pub struct Output {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a node in the foreground until it is told to stop
     Serve(serve::Serve),
     /// Print this peer's id
     #[command(
@@ -114,9 +113,6 @@ pub enum Command {
         #[arg(value_enum, value_name = "SHELL")]
         shell: clap_complete::Shell,
     },
-    /// The child process in which guests run. It takes no arguments: its parent talks to it.
-    #[command(hide = true)]
-    Runner,
 }
 
 /// Verbs about peers.
@@ -160,6 +156,24 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn verbs_with_more_to_say_say_it_in_their_help() {
+        let mut command = Cli::command();
+        for (path, part) in [
+            (["job", "get"], "--merge puts"),
+            (["job", "run"], "Templates in the file"),
+            (["wasm", "run"], "WASI preview 1"),
+            (["data", "get"], "DIR is the target itself"),
+        ] {
+            let verb = path
+                .iter()
+                .try_fold(&mut command, |command, name| command.find_subcommand_mut(name))
+                .unwrap();
+            let help = verb.render_long_help().to_string().replace('\n', " ");
+            assert!(help.contains(part) && help.contains("Example"), "{path:?}: {help}");
+        }
     }
 
     #[test]

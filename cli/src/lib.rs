@@ -65,7 +65,6 @@ fn execute(cli: Cli) -> Outcome {
     match cli.command {
         Command::Version(ref output) => commands::about::version(&with_root(output, cli.output)),
         Command::Completion { shell } => commands::about::completion(shell),
-        Command::Runner => Err(commands::about::runner()),
         Command::Serve(mut flags) => {
             flags.output = with_root(&flags.output, cli.output);
             commands::serve::run(global, &flags)
@@ -150,7 +149,7 @@ fn format_of(cli: &Cli) -> Option<Format> {
         Command::Node(Node::List(output) | Node::Describe { output, .. }) => output.format,
         Command::Data(Data::Add(add)) => add.output.format,
         Command::Data(Data::Ls { output, .. } | Data::Stat { output, .. }) => output.format,
-        Command::Data(_) | Command::Completion { .. } | Command::Runner => None,
+        Command::Data(_) | Command::Completion { .. } => None,
         Command::Job(verb) => verb.format(),
         Command::Wasm(Wasm::Run(flags)) => flags.waiting.format,
         Command::Testnet(verb) => verb.place().output.format,

@@ -57,6 +57,7 @@ impl Session {
         if self.embedded.is_some() && self.has_live_jobs().await {
             return self.leave().await;
         }
+        drop(self.client);
         match self.embedded {
             Some(embedded) => embedded.stop().await,
             None => Ok(()),
@@ -86,7 +87,7 @@ impl Session {
 
     /// Whether this node owns jobs that have not ended. A node that cannot say is taken to have some.
     async fn has_live_jobs(&self) -> bool {
-        let newest = self.client.get("/orchestrator/jobs?limit=100&order_by=created_at&reverse=true").await;
+        let newest = self.client.get("/orchestrator/jobs?limit=100").await;
         let Ok(answer) = newest else { return true };
         let jobs = answer["Items"].as_array().cloned().unwrap_or_default();
         jobs.iter().any(|job| !crate::values::is_terminal(crate::values::job_state(job)))
@@ -133,7 +134,7 @@ async fn embed(data_dir: &Path, notes: Notes) -> Result<Session, Failure> {
                 Endpoint::default_tcp(),
                 embedded.peer()
             );
-            say_always(line);
+            notes.say(line);
             let endpoint = Endpoint::Unix(embedded::api_socket(data_dir));
             let client =
                 Client::connect(endpoint.clone()).await.map_err(|error| unreachable(&endpoint, &error))?;

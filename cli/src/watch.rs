@@ -96,7 +96,7 @@ impl<'a> Watch<'a> {
 
     fn read(&mut self, name: &str, data: &str) -> Result<Option<Event>, Failure> {
         let value: Value = match name {
-            "history" | "state" | "end" => serde_json::from_str(data).map_err(|error| {
+            "history" | "state" | "end" | "error" => serde_json::from_str(data).map_err(|error| {
                 Failure::new(
                     exit::REFUSED,
                     "InternalError",
@@ -107,6 +107,10 @@ impl<'a> Watch<'a> {
         };
         self.failures = 0;
         Ok(match name {
+            "error" => {
+                let message = crate::values::text(&value, &["Message"]).to_owned();
+                return Err(Failure::new(exit::REFUSED, "InternalError", message));
+            }
             "history" => {
                 let number = value["SeqNum"].as_i64().unwrap_or(i64::MAX);
                 if number <= self.seen {

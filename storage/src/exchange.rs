@@ -47,6 +47,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use self::network::{Agent, Network, Offence, Peer, PeerStream, Stream};
@@ -251,6 +252,7 @@ struct Inner {
     contents: Arc<dyn Contents>,
     network: Arc<dyn Network>,
     config: Config,
+    runtime: Handle,
     commands: mpsc::UnboundedSender<Command>,
     inbox: actor::Inbox,
     lines: Arc<Lines>,
@@ -278,6 +280,7 @@ impl Exchange {
             inner: Arc::new(Inner {
                 contents,
                 config,
+                runtime: Handle::current(),
                 commands,
                 inbox,
                 lines,
@@ -303,16 +306,15 @@ impl Exchange {
         self.inner.tell(Command::Disconnected(peer));
     }
 
-    /// Takes over a stream that a peer opened for [`PROTOCOL`]. Never waits.
+    /// Takes over a stream that a peer opened for [`PROTOCOL`]. Never waits; may be called from any thread.
     pub fn inbound(&self, peer: Peer, stream: PeerStream) {
         let Ok(permit) = Arc::clone(&self.inner.streams).try_acquire_owned() else {
             tracing::warn!(?peer, "too many streams: one is refused");
             return;
         };
-        let line = self.inner.lines.get(&peer);
-        let reading =
-            inbound::read(Arc::clone(&self.inner.network), peer, line, self.inner.inbox.clone(), stream);
-        tokio::spawn(async move {
+        let (network, lines) = (Arc::clone(&self.inner.network), Arc::clone(&self.inner.lines));
+        let reading = inbound::read(network, peer, lines, self.inner.inbox.clone(), stream);
+        self.inner.runtime.spawn(async move {
             reading.await;
             drop(permit);
         });

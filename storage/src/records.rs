@@ -22,7 +22,6 @@
 //! ```
 
 mod batch;
-#[allow(dead_code)] // the content store uses the rest
 pub(crate) mod db;
 mod error;
 mod writer;

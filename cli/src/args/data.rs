@@ -9,9 +9,7 @@ use super::Output;
 /// Verbs about content.
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Add a file or folder and print its CID
     Add(Add),
-    /// Fetch a file or folder into the file system
     Get(Get),
     /// Write a file to stdout
     #[command(
@@ -60,7 +58,7 @@ impl Data {
     }
 }
 
-/// `data add`.
+/// Add a file or folder and print its CID
 #[derive(Debug, Args)]
 #[command(
     long_about = "Adds a file or folder and prints the root CID on the last stdout line.\n\n\
@@ -113,7 +111,7 @@ pub struct Shape {
     pub raw_leaves: Option<bool>,
 }
 
-/// `data get`.
+/// Fetch a file or folder into the file system
 #[derive(Debug, Args)]
 #[command(
     long_about = "Fetches a file or folder from this node, the swarm or IPFS.\n\n\

@@ -11,11 +11,8 @@ use crate::output::Format;
 /// Verbs about jobs. A job is named by its id, its first 8 hex digits (`j-1a2b3c4d`), a longer prefix, or its name.
 #[derive(Debug, Subcommand)]
 pub enum Job {
-    /// Submit a job from a file and wait for its end
     Run(Run),
-    /// Check a job file without submitting it
     Validate(Validate),
-    /// List jobs, newest first
     List(List),
     /// Show a job with its history, executions and output
     Describe {
@@ -65,7 +62,6 @@ pub enum Job {
         #[command(flatten)]
         output: Output,
     },
-    /// Print a job's output
     Logs(Logs),
     /// Stop a job
     #[command(
@@ -84,7 +80,6 @@ pub enum Job {
         #[command(flatten)]
         output: Output,
     },
-    /// Fetch a job's results
     Get(Get),
 }
 
@@ -123,7 +118,7 @@ impl Job {
     }
 }
 
-/// `job run`.
+/// Submit a job from a file and wait for its end
 #[derive(Debug, Args)]
 #[command(
     long_about = "Submits a job from a YAML or JSON file, shows its progress and waits for its end.\n\n\
@@ -157,7 +152,7 @@ pub struct Run {
     pub output: Option<Format>,
 }
 
-/// `job validate`.
+/// Check a job file without submitting it
 #[derive(Debug, Args)]
 #[command(
     long_about = "Checks a job file by the rules that a node applies, prints OK or everything that is wrong. No node is needed.",
@@ -189,7 +184,7 @@ pub struct Page {
     pub all: bool,
 }
 
-/// `job list`.
+/// List jobs, newest first
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     cardume job list --limit 50\n  \
@@ -238,7 +233,7 @@ impl EventType {
     }
 }
 
-/// `job logs`.
+/// Print a job's output
 #[derive(Debug, Args)]
 #[command(
     long_about = "Prints a job's output: its stdout to stdout, its stderr to stderr.\n\n\
@@ -270,7 +265,7 @@ pub struct Logs {
     pub execution_id: Option<String>,
 }
 
-/// `job get`.
+/// Fetch a job's results
 #[derive(Debug, Args)]
 #[command(
     long_about = "Fetches a job's results.\n\n\

@@ -10,11 +10,10 @@ use crate::units;
 /// Verbs about WebAssembly.
 #[derive(Debug, Subcommand)]
 pub enum Wasm {
-    /// Run a WebAssembly module and stream its output
     Run(Box<WasmRun>),
 }
 
-/// `wasm run`.
+/// Run a WebAssembly module and stream its output
 #[derive(Debug, Args)]
 #[command(
     long_about = "Runs a WebAssembly module (WASI preview 1) as a job and streams its output: stdout to stdout, stderr to \

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Output;
 
-/// `serve`.
+/// Run a node in the foreground until it is told to stop
 #[derive(Debug, Args)]
 #[command(
     long_about = "Runs a node in the foreground until SIGINT or SIGTERM; a second signal ends it at once.\n\n\

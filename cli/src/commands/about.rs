@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::args::{Cli, Global, Output};
 use crate::client::{Client, Endpoint};
 use crate::embedded;
-use crate::failure::{Failure, Outcome, exit};
+use crate::failure::{Outcome, exit};
 use crate::output::{Format, Report, Table, print, write_bytes};
 use crate::target::data_dir;
 use crate::values::text;
@@ -70,9 +70,4 @@ async fn addresses(data_dir: &std::path::Path, peer: &str) -> Vec<Value> {
         }
         _ => Vec::new(),
     }
-}
-
-/// The first word of a shell's completion script is not worth a node; everything else asks one.
-pub fn runner() -> Failure {
-    Failure::refused("`cardume runner` is started by a node, and only as the first argument")
 }

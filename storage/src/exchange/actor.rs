@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use cid::Cid;
 use futures::StreamExt;
-use futures::future::join_all;
 use job::Time;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
@@ -30,6 +29,12 @@ const INPUTS_AT_ONCE: usize = 64;
 
 /// Wants that are looked up without a thread of their own: each takes microseconds.
 const CHECK_HERE: usize = 32;
+
+/// Messages that are read from disk at once: enough to keep a disk busy, without a thread for each.
+const READ_AT_ONCE: usize = 8;
+
+/// Messages that are hashed at once, of all peers.
+const HASHED_AT_ONCE: usize = 8;
 
 /// Providers that are taken from one search: a list of them has no end.
 const MAX_PROVIDERS: usize = 256;
@@ -96,11 +101,17 @@ pub(super) struct Line {
 pub(super) struct Lines {
     lines: Mutex<BTreeMap<Peer, Arc<Line>>>,
     total: Arc<Semaphore>,
+    /// Turns at hashing on another thread.
+    pub hashing: Arc<Semaphore>,
 }
 
 impl Lines {
     pub fn new() -> Lines {
-        Lines { lines: Mutex::default(), total: Budget::total() }
+        Lines {
+            lines: Mutex::default(),
+            total: Budget::total(),
+            hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
+        }
     }
 
     pub fn get(&self, peer: &Peer) -> Arc<Line> {
@@ -143,6 +154,8 @@ pub(super) struct Actor {
     senders: BTreeMap<Peer, AbortHandle>,
     sessions: BTreeMap<SessionId, SessionState>,
     tasks: JoinSet<()>,
+    /// Turns at reading blocks for peers.
+    reading: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -178,6 +191,7 @@ impl Actor {
             senders: BTreeMap::new(),
             sessions: BTreeMap::new(),
             tasks: JoinSet::new(),
+            reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             started: Instant::now(),
         }
     }
@@ -344,7 +358,9 @@ impl Actor {
             }
             server::Effect::Serve { peer, cids, bytes } => {
                 let (local, line) = (Arc::clone(&self.local), self.line(&peer));
+                let reading = Arc::clone(&self.reading);
                 self.tasks.spawn(async move {
+                    let _turn = reading.acquire_owned().await;
                     let blocks = read_blocks(&*local, cids).await;
                     line.outbox.push_served(Served { blocks, bytes });
                 });
@@ -428,16 +444,14 @@ fn sizes(local: &dyn LocalBlocks, cids: Vec<Cid>) -> Vec<(Cid, Option<u64>)> {
 }
 
 async fn read_blocks(local: &dyn LocalBlocks, cids: Vec<Cid>) -> Vec<Block> {
-    let reads = cids.iter().map(|cid| async move {
+    let mut blocks = Vec::with_capacity(cids.len());
+    for cid in &cids {
         match local.local_block(cid).await {
-            Ok(data) => data.map(|data| Block::new(cid, data)),
-            Err(error) => {
-                warn!(%cid, %error, "a block could not be read");
-                None
-            }
+            Ok(data) => blocks.extend(data.map(|data| Block::new(cid, data))),
+            Err(error) => warn!(%cid, %error, "a block could not be read"),
         }
-    });
-    join_all(reads).await.into_iter().flatten().collect()
+    }
+    blocks
 }
 
 fn note_panic(ended: Result<(), tokio::task::JoinError>) {

@@ -11,6 +11,7 @@
 //! No clock, no sockets: time comes in with every input, and what is to be sent goes out as effects.
 
 mod assign;
+mod event;
 mod peer;
 mod session;
 mod want;
@@ -18,11 +19,10 @@ mod want;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
-use cid::Cid;
 use cid::multihash::Multihash;
 use job::Time;
 
+pub use self::event::{Arrived, ClientCounters, Effect, Input, SessionId, Wanted};
 use self::peer::PeerState;
 use self::session::{Session, Standing};
 use self::want::{Told, Want};
@@ -36,6 +36,9 @@ pub type Digest = Multihash<64>;
 /// well. Long against a round trip, short against a person's patience; asking 32 peers for every
 /// kilobyte that one hint delivers in a millisecond would multiply the swarm's traffic.
 const WIDEN_AFTER: Duration = Duration::from_millis(100);
+
+/// How long nothing may come in the midst of a fetch before others are asked as well.
+const WIDEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The shortest deadline of an ask: below it, a busy machine looks like a dead one.
 const MIN_DEADLINE: Duration = Duration::from_secs(1);
@@ -61,159 +64,6 @@ const MAX_CANDIDATES: usize = 64;
 
 /// Peers that were told of one want: candidates and probes.
 const MAX_TOLD: usize = 2 * MAX_CANDIDATES;
-
-/// A session, by a number that its opener chose and never uses again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SessionId(pub u64);
-
-/// A block whose bytes were hashed, so that its digest is known to be right.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrived {
-    /// Hash of the bytes.
-    pub digest: Digest,
-    /// The bytes.
-    pub data: Bytes,
-}
-
-/// A block that a session asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its name.
-    pub cid: Cid,
-    /// Its size, or a guess.
-    pub size_bytes: u64,
-}
-
-/// What the machine is told.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// A peer is connected, or its program became known.
-    Connected {
-        /// Which.
-        peer: Peer,
-        /// What it runs.
-        agent: Agent,
-    },
-    /// The last connection to a peer is gone.
-    Disconnected(Peer),
-    /// A session begins.
-    Opened {
-        /// Its number.
-        session: SessionId,
-        /// Peers that should have its blocks.
-        hints: Vec<Peer>,
-        /// How long it may stand still before it fails.
-        give_up_after: Duration,
-    },
-    /// More peers that should have a session's blocks.
-    Hinted {
-        /// The session.
-        session: SessionId,
-        /// The peers.
-        peers: Vec<Peer>,
-    },
-    /// A session wants blocks, in this order, after those it wanted before.
-    Wanted {
-        /// The session.
-        session: SessionId,
-        /// The blocks.
-        wants: Vec<Wanted>,
-        /// The session knows of no others to ask for now.
-        last: bool,
-    },
-    /// A session no longer wants a block.
-    Unwanted {
-        /// The session.
-        session: SessionId,
-        /// The block.
-        cid: Cid,
-    },
-    /// A session is over: what it still wants is cancelled.
-    Closed(SessionId),
-    /// Routing found a peer that should have a session's blocks.
-    Provider {
-        /// The session.
-        session: SessionId,
-        /// The peer.
-        peer: Peer,
-    },
-    /// A message arrived.
-    Received {
-        /// From whom.
-        peer: Peer,
-        /// Its blocks, hashed.
-        blocks: Vec<Arrived>,
-        /// Its answers.
-        presences: Vec<Presence>,
-    },
-    /// A part of a message arrived.
-    Heard(Peer),
-    /// The stream to a peer broke: what was asked last may not have reached it.
-    Lost(Peer),
-    /// No stream to a peer could be opened.
-    Unreachable(Peer),
-    /// Time has come ([`Client::next_wakeup`]).
-    Tick,
-}
-
-/// What the machine wants done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Send wantlist entries.
-    Send {
-        /// To whom.
-        peer: Peer,
-        /// Wants and cancels, in order.
-        entries: Vec<Entry>,
-    },
-    /// Hand a wanted block to its session.
-    Deliver {
-        /// The session.
-        session: SessionId,
-        /// The block.
-        block: Arrived,
-    },
-    /// Ask routing who holds a block, until the session closes.
-    FindProviders {
-        /// The session.
-        session: SessionId,
-        /// The block.
-        cid: Cid,
-    },
-    /// Tell a session that it stands still: nobody offers this block. The session stays until it is closed.
-    Fail {
-        /// The session.
-        session: SessionId,
-        /// The block.
-        cid: Cid,
-        /// How many peers were asked for it.
-        asked: usize,
-    },
-    /// Take note that a peer misbehaved.
-    Penalise {
-        /// Who.
-        peer: Peer,
-        /// What it did.
-        offence: Offence,
-    },
-}
-
-/// What happened, in numbers that only grow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClientCounters {
-    /// Blocks that somebody waited for.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Blocks that had been asked for but came too late.
-    pub duplicates: u64,
-    /// Blocks that nobody had asked for, damaged ones among them.
-    pub unasked: u64,
-    /// Wants that a peer answered with no.
-    pub dont_haves: u64,
-    /// Asks that no answer came to in time.
-    pub timeouts: u64,
-}
 
 /// Decides which peer is asked for which block.
 ///
@@ -329,7 +179,9 @@ impl Client {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.last = last;
         session.quiet_since = now;
-        session.widen_at.get_or_insert(now + WIDEN_AFTER);
+        if session.wants.is_empty() {
+            session.start_asking(now + WIDEN_AFTER);
+        }
         for wanted in wants {
             let digest = *wanted.cid.hash();
             let order = self.next_order;
@@ -438,9 +290,7 @@ impl Client {
         for id in &want.sessions {
             let Some(session) = self.sessions.get_mut(id) else { continue };
             session.remove(want.order, &block.digest, want.asked_count() > 0);
-            session.quiet_since = now;
-            session.gave_up = false;
-            session.delivered_by(peer);
+            session.progressed(now, peer, now + WIDEN_AGAIN_AFTER);
             out.push(Effect::Deliver { session: *id, block: block.clone() });
         }
     }

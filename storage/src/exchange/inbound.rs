@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, trace};
 
-use super::actor::{FromPeer, Inbox, Line};
+use super::actor::{FromPeer, Inbox, Lines};
 use super::client::Arrived;
 use super::frame::{FrameError, FrameReader};
 use super::message::{Block, Message};
@@ -18,19 +18,16 @@ use super::network::{Network, Offence, Peer, PeerStream};
 /// Blocks that together are smaller than this are hashed on the spot: 20 µs, less than a hand-over.
 const HASH_HERE_BYTES: usize = 32 << 10;
 
-/// Messages of one stream that are hashed at the same time as the next is read.
-const HASHED_AT_ONCE: usize = 4;
-
 /// Reads a stream to its end.
 pub(super) async fn read(
     network: Arc<dyn Network>,
     peer: Peer,
-    line: Arc<Line>,
+    lines: Arc<Lines>,
     inbox: Inbox,
     stream: PeerStream,
 ) {
+    let line = lines.get(&peer);
     let mut frames = FrameReader::new(stream);
-    let hashing = Arc::new(Semaphore::new(HASHED_AT_ONCE));
     let ended = loop {
         let frame = tokio::select! {
             () = inbox.closed() => return,
@@ -49,7 +46,7 @@ pub(super) async fn read(
             }
         };
         trace!(?peer, entries = message.entries.len(), blocks = message.blocks.len(), "received");
-        if !pass_on(&peer, message, &inbox, &hashing).await {
+        if !pass_on(&peer, message, &inbox, &lines.hashing).await {
             return;
         }
     };

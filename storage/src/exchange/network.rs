@@ -94,7 +94,9 @@ pub enum Agent {
     Kubo,
     /// js-libp2p may write a larger frame than its own limit when more than 1 MiB is asked of it.
     Javascript,
-    /// Not known, or none of these.
+    /// None of these.
+    Other,
+    /// Not known yet: it may be any.
     #[default]
     Unknown,
 }
@@ -111,7 +113,7 @@ impl Agent {
         } else if starts(&["js-libp2p", "helia"]) || name.contains("js-libp2p") {
             Agent::Javascript
         } else {
-            Agent::Unknown
+            Agent::Other
         }
     }
 }
@@ -126,6 +128,6 @@ mod tests {
         assert_eq!(Agent::from_name("go-ipfs/0.12.0"), Agent::Kubo);
         assert_eq!(Agent::from_name("helia/6.1.4 js-libp2p/3.0.0"), Agent::Javascript);
         assert_eq!(Agent::from_name("cardume/0.1.0"), Agent::Cardume);
-        assert_eq!(Agent::from_name(""), Agent::Unknown);
+        assert_eq!(Agent::from_name("something/1.0"), Agent::Other);
     }
 }

@@ -20,8 +20,14 @@ const MAX_AHEAD: usize = 16;
 /// What a block is expected to be when nothing is said about its size.
 const GUESSED_BYTES: u64 = 256 << 10;
 
-/// A source of blocks: this store, and the peers where it has gaps. Nothing is stored.
+/// A source of blocks: this store, and the peers where it has gaps. Nothing is stored. Clones are the same reader.
+#[derive(Clone)]
 pub struct Reader {
+    open: Arc<Open>,
+}
+
+/// A reader's session, until its last clone is dropped.
+struct Open {
     inner: Arc<Inner>,
     session: SessionId,
     state: Arc<Mutex<State>>,
@@ -37,12 +43,11 @@ struct State {
 }
 
 struct Waiting {
-    cid: Cid,
     callers: Vec<oneshot::Sender<Bytes>>,
     ahead: bool,
 }
 
-impl Drop for Reader {
+impl Drop for Open {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -53,9 +58,11 @@ impl Reader {
         let session = inner.open_session(hints, inner.config.give_up_after);
         let (id, state) = (session.id, Arc::new(Mutex::new(State::default())));
         let task = tokio::spawn(receive(session, Arc::clone(&state))).abort_handle();
-        Reader { inner, session: id, state, task }
+        Reader { open: Arc::new(Open { inner, session: id, state, task }) }
     }
+}
 
+impl Open {
     fn want(&self, cids: &[Cid]) {
         let wants = cids.iter().map(|cid| Wanted { cid: *cid, size_bytes: GUESSED_BYTES }).collect();
         self.inner.tell(Command::Client(client::Input::Wanted { session: self.session, wants, last: true }));
@@ -72,7 +79,7 @@ impl Reader {
         let (caller, answer) = oneshot::channel();
         let fresh = !state.waiting.contains_key(cid.hash());
         let waiting = state.waiting.entry(*cid.hash());
-        let waiting = waiting.or_insert_with(|| Waiting { cid: *cid, callers: Vec::new(), ahead: false });
+        let waiting = waiting.or_insert_with(|| Waiting { callers: Vec::new(), ahead: false });
         waiting.callers.retain(|caller| !caller.is_closed());
         waiting.callers.push(caller);
         Err((answer, fresh))
@@ -86,16 +93,16 @@ impl Blocks for Reader {
         if let Some(data) = block::inline(cid) {
             return Ok(data);
         }
-        if let Some(data) = self.inner.contents.local_block(cid).await? {
+        if let Some(data) = self.open.inner.contents.local_block(cid).await? {
             return Ok(data);
         }
-        let (answer, fresh) = match self.line_up(cid) {
+        let (answer, fresh) = match self.open.line_up(cid) {
             Ok(data) => return Ok(data),
             Err(line) => line,
         };
-        let mut place = Place { reader: self, cid, answer };
+        let mut place = Place { reader: &self.open, cid, answer };
         if fresh {
-            self.want(&[*cid]);
+            self.open.want(&[*cid]);
         }
         (&mut place.answer).await.map_err(|_| BlockError::NotFound(*cid))
     }
@@ -104,13 +111,13 @@ impl Blocks for Reader {
         let missing = |cid: &&Cid| {
             block::check_name(cid).is_ok()
                 && block::inline(cid).is_none()
-                && matches!(self.inner.contents.block_size(cid), Ok(None))
+                && matches!(self.open.inner.contents.block_size(cid), Ok(None))
         };
         let cids = &cids[..cids.len().min(MAX_AHEAD)];
         let cids: Vec<Cid> = cids.iter().filter(missing).copied().collect();
-        let fresh = lock(&self.state).look_ahead(&cids);
+        let fresh = lock(&self.open.state).look_ahead(&cids);
         if !fresh.is_empty() {
-            self.want(&fresh);
+            self.open.want(&fresh);
         }
     }
 }
@@ -129,7 +136,7 @@ impl State {
         let known = |cid: &&Cid| here(cid) || self.waiting.contains_key(cid.hash());
         let fresh: Vec<Cid> = cids.iter().filter(|cid| !known(cid)).take(room).copied().collect();
         for cid in &fresh {
-            self.waiting.insert(*cid.hash(), Waiting { cid: *cid, callers: Vec::new(), ahead: true });
+            self.waiting.insert(*cid.hash(), Waiting { callers: Vec::new(), ahead: true });
         }
         fresh
     }
@@ -137,7 +144,7 @@ impl State {
 
 /// A caller's place in the line: when the last one leaves it, the block is no longer wanted.
 struct Place<'a> {
-    reader: &'a Reader,
+    reader: &'a Open,
     cid: &'a Cid,
     answer: oneshot::Receiver<Bytes>,
 }

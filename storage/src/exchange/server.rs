@@ -22,6 +22,9 @@ const MAX_WAITING: usize = 256;
 /// Answers on their way to a peer that does not read them, after which its wants are dropped.
 const MAX_UNSENT_ANSWERS: usize = 4 * MAX_WANTS;
 
+/// Wants of a peer that are being looked up, those it took back meanwhile included.
+const MAX_CHECKING: usize = 2 * MAX_WANTS;
+
 /// A message of blocks is closed at this size: large enough to cost nothing, small enough that
 /// peers take turns often and an answer in between waits a millisecond.
 const MESSAGE_BYTES: u64 = 256 << 10;
@@ -144,6 +147,9 @@ struct Ledger {
     waiting: BTreeSet<Digest>,
     in_flight: u64,
     unsent_answers: usize,
+    checking: usize,
+    /// Content came in while wants were being looked up: the answer may be old.
+    recheck: bool,
 }
 
 /// Falling priority, then rising order.
@@ -207,10 +213,12 @@ impl Server {
                 continue;
             }
             self.counters.wants += 1;
-            if ledger.unsent_answers + cids.len() >= MAX_UNSENT_ANSWERS || !ledger.make_room(entry.priority) {
+            let flooding = ledger.unsent_answers >= MAX_UNSENT_ANSWERS || ledger.checking >= MAX_CHECKING;
+            if flooding || !ledger.make_room(entry.priority) {
                 self.counters.dropped += 1;
                 continue;
             }
+            ledger.checking += 1;
             cids.push(entry.cid);
             let order = self.next_order;
             self.next_order += 1;
@@ -223,6 +231,7 @@ impl Server {
 
     fn on_checked(&mut self, peer: &Peer, sizes: Vec<(Cid, Option<u64>)>, out: &mut Vec<Effect>) {
         let Some(ledger) = self.ledgers.get_mut(peer) else { return };
+        ledger.checking = ledger.checking.saturating_sub(sizes.len());
         let mut presences = Vec::new();
         for (cid, size) in sizes {
             let digest = cid.hash();
@@ -254,6 +263,9 @@ impl Server {
             ledger.unsent_answers += presences.len();
             out.push(Effect::Answer { peer: peer.clone(), presences });
         }
+        if ledger.recheck {
+            ledger.check_waiting(peer, out);
+        }
     }
 
     fn on_sent(&mut self, peer: &Peer, bytes: u64) {
@@ -265,12 +277,8 @@ impl Server {
     }
 
     fn on_stored(&mut self, out: &mut Vec<Effect>) {
-        for (peer, ledger) in &self.ledgers {
-            let wants = ledger.waiting.iter().filter_map(|digest| ledger.wants.get(digest));
-            let cids: Vec<Cid> = wants.map(|want| want.entry.cid).collect();
-            if !cids.is_empty() {
-                out.push(Effect::Check { peer: peer.clone(), cids });
-            }
+        for (peer, ledger) in &mut self.ledgers {
+            ledger.check_waiting(peer, out);
         }
     }
 
@@ -314,6 +322,18 @@ impl Ledger {
         self.wants.clear();
         self.queue.clear();
         self.waiting.clear();
+    }
+
+    /// Looks up again what was not here, after what is being looked up now.
+    fn check_waiting(&mut self, peer: &Peer, out: &mut Vec<Effect>) {
+        self.recheck = self.checking > 0;
+        if self.recheck || self.waiting.is_empty() {
+            return;
+        }
+        let wants = self.waiting.iter().filter_map(|digest| self.wants.get(digest));
+        let cids: Vec<Cid> = wants.map(|want| want.entry.cid).collect();
+        self.checking += cids.len();
+        out.push(Effect::Check { peer: peer.clone(), cids });
     }
 
     fn remove(&mut self, digest: &Digest) {

@@ -129,7 +129,7 @@ fn higher_priority_is_served_first() {
 #[test]
 fn a_flood_of_wants_is_bounded() {
     let mut server = Server::new();
-    for n in 0..1000 {
+    for n in 0..20 {
         handle(&mut server, wanted(1, want_blocks(n * 1000..n * 1000 + 1000)));
         handle(&mut server, checked(1, n * 1000..n * 1000 + 1000, None));
     }
@@ -138,6 +138,29 @@ fn a_flood_of_wants_is_bounded() {
     assert!(handle(&mut server, wanted(1, want_blocks(0..1))).is_empty());
     handle(&mut server, wanted(2, want_blocks(0..1)));
     assert_eq!(served(&handle(&mut server, checked(2, [0], Some(1)))), [(peer(2), 1)]);
+}
+
+#[test]
+fn wants_that_come_and_go_faster_than_they_are_looked_up_are_dropped() {
+    let mut server = Server::new();
+    let mut checks = 0;
+    for _ in 0..100 {
+        let entries =
+            want_blocks(0..1000).into_iter().chain((0..1000).map(|n| Entry::cancel(cid(n)))).collect();
+        for effect in handle(&mut server, wanted(1, entries)) {
+            checks += if let Effect::Check { cids, .. } = effect { cids.len() } else { 0 };
+        }
+    }
+    assert!(checks <= MAX_CHECKING, "{checks}");
+}
+
+#[test]
+fn content_that_comes_while_a_want_is_looked_up_is_not_missed() {
+    let mut server = Server::new();
+    handle(&mut server, wanted(1, want_blocks(0..1)));
+    assert!(handle(&mut server, Input::Stored).is_empty());
+    let effects = handle(&mut server, checked(1, [0], None));
+    assert!(matches!(&effects[..], [Effect::Answer { .. }, Effect::Check { .. }]));
 }
 
 #[test]

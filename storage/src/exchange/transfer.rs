@@ -1,6 +1,6 @@
 //! One DAG on its way into the store: what the sink asks for is wanted, what arrives is handed to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ const MIN_TRANSFER_BYTES: u64 = 2 << 20;
 
 /// Blocks of one transfer that are asked for or not yet written.
 const TRANSFER_BLOCKS: usize = 4096;
+
+/// Blocks of one transfer that are written at once: enough to keep a disk and two cores busy,
+/// without a thread for each of a thousand small ones.
+const WRITTEN_AT_ONCE: usize = 4;
 
 type Outcome = Result<Fetched, ExchangeError>;
 
@@ -136,7 +140,7 @@ async fn run(
     let share = || share(MAX_TRANSFERS - inner.turns.available_permits());
     Flow::new(&*sink, session, progress).run(share).await.map_err(|stopped| match stopped {
         Stopped::Nobody { cid, asked } => ExchangeError::NoPeer { root, cid, asked, waited: give_up_after },
-        Stopped::Content(source) => content(source),
+        Stopped::Content(source) => content(*source),
         Stopped::Exchange => ExchangeError::Stopped,
     })?;
     sink.finish().await.map_err(content)?;
@@ -152,7 +156,7 @@ fn share(active: usize) -> u64 {
 /// Why blocks no longer flow.
 enum Stopped {
     Nobody { cid: Cid, asked: usize },
-    Content(FetchError),
+    Content(Box<FetchError>),
     Exchange,
 }
 
@@ -164,6 +168,8 @@ struct Flow<'a> {
     /// Asked for and not here, by digest: one block may be wanted under two names.
     wanted: BTreeMap<Digest, Vec<Want>>,
     asking: Option<BoxFuture<'a, Result<Vec<Want>, FetchError>>>,
+    /// Here, and to be written.
+    arrived: VecDeque<(Want, Bytes)>,
     writing: FuturesUnordered<BoxFuture<'a, (Want, Result<Accepted, FetchError>)>>,
     /// Asked for or not yet written.
     bytes: u64,
@@ -182,6 +188,7 @@ impl<'a> Flow<'a> {
             progress,
             wanted: BTreeMap::new(),
             asking: None,
+            arrived: VecDeque::new(),
             writing: FuturesUnordered::new(),
             bytes: 0,
             blocks: 0,
@@ -207,7 +214,7 @@ impl<'a> Flow<'a> {
             tokio::select! {
                 Some(wants) = async { Some(self.asking.as_mut()?.await) } => {
                     self.asking = None;
-                    self.want(wants.map_err(Stopped::Content)?);
+                    self.want(wants.map_err(content)?);
                 }
                 Some((want, accepted)) = self.writing.next() => self.written(want, accepted)?,
                 event = self.session.events.recv() => match event {
@@ -223,7 +230,7 @@ impl<'a> Flow<'a> {
     fn ask_if_room(&mut self, share: u64) {
         let free = (TRANSFER_BLOCKS.saturating_sub(self.blocks), share.saturating_sub(self.bytes));
         let worth = free.0 >= TRANSFER_BLOCKS / 4 && free.1 >= share / 4;
-        if self.asking.is_some() || (self.blocks > 0 && (self.exhausted || !worth)) {
+        if self.asking.is_some() || self.exhausted || (self.blocks > 0 && !worth) {
             return;
         }
         self.room = (free.0.max(1), free.1.max(1));
@@ -247,17 +254,27 @@ impl<'a> Flow<'a> {
     }
 
     fn write(&mut self, block: Arrived) {
-        let sink = self.sink;
         for want in self.wanted.remove(&block.digest).unwrap_or_default() {
             // A node may be kept for long, and must not keep the message that it came in.
             let node = want.cid.codec() != block::RAW;
             let data = if node { Bytes::copy_from_slice(&block.data) } else { block.data.clone() };
+            self.arrived.push_back((want, data));
+        }
+        self.write_next();
+    }
+
+    fn write_next(&mut self) {
+        let sink = self.sink;
+        while self.writing.len() < WRITTEN_AT_ONCE
+            && let Some((want, data)) = self.arrived.pop_front()
+        {
             self.writing.push(async move { (want, sink.accept_hashed(want.cid, data).await) }.boxed());
         }
     }
 
     fn written(&mut self, want: Want, accepted: Result<Accepted, FetchError>) -> Result<(), Stopped> {
-        accepted.map_err(Stopped::Content)?;
+        accepted.map_err(content)?;
+        self.write_next();
         self.bytes -= size(&want);
         self.blocks -= 1;
         // A node has children to ask for, and a sink that held nodes back goes on as leaves are written.
@@ -266,6 +283,10 @@ impl<'a> Flow<'a> {
         }
         Ok(())
     }
+}
+
+fn content(error: FetchError) -> Stopped {
+    Stopped::Content(Box::new(error))
 }
 
 /// What a want counts as. A block is never larger than the protocol allows, whatever its parent says.

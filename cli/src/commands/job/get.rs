@@ -19,6 +19,8 @@ use crate::values::{is_terminal, job_state, list, number, short_id, text};
 struct Found {
     partition: i64,
     execution: String,
+    /// Of an execution that did not complete: its last output.
+    failed: bool,
     content: ContentPath,
 }
 
@@ -46,11 +48,24 @@ pub async fn run(global: &Global, flags: &Get) -> Outcome {
     let arrived = fetch_all(&session, &wanted, &found, staging.path()).await?;
     install::install(&arrived, &target, flags.force)?;
     report(&session, flags, job_id, &found, &target)?;
+    warn(&session, job, &found);
+    Ok(exit::DONE)
+}
+
+/// Says what is missing, and what is not a result but the last output of a failure.
+fn warn(session: &Session, job: &Value, found: &[Found]) {
+    let failed: Vec<String> =
+        found.iter().filter(|one| one.failed).map(|one| one.partition.to_string()).collect();
+    if !failed.is_empty() {
+        let partitions = failed.join(", ");
+        session
+            .notes
+            .say(format!("Warning: failed, so this is only the last output: partition {partitions}"));
+    }
     let missing = number(job, &["Count"]) - i64::try_from(found.len()).unwrap_or(i64::MAX);
     if missing > 0 {
         session.notes.say(format!("Warning: {missing} partitions have no result ({})", job_state(job)));
     }
-    Ok(exit::DONE)
 }
 
 /// What the user asked for.
@@ -161,6 +176,7 @@ fn results_of(results: &Value) -> Result<Vec<Found>, Failure> {
         found.push(Found {
             partition: number(item, &["PartitionIndex"]),
             execution: execution_name(text(item, &["ExecutionID"]), found.len()),
+            failed: !matches!(text(item, &["State"]), "" | "Completed"),
             content: content::parse(cid)?,
         });
     }

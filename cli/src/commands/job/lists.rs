@@ -21,12 +21,11 @@ const MAX_ITEMS: usize = 1_000_000;
 /// `job list`.
 pub async fn jobs(global: &Global, flags: &List) -> Outcome {
     let session = Session::open(global, Fallback::None).await?;
-    let mut path = "/orchestrator/jobs?order_by=created_at&reverse=true".to_owned();
-    if let Some(namespace) = &flags.namespace {
-        path.push_str(&format!("&namespace={}", encode(namespace)));
-    }
-    for labels in &flags.labels {
-        path.push_str(&format!("&labels={}", encode(labels)));
+    // A node gives the newest first by itself.
+    let mut path =
+        format!("/orchestrator/jobs?namespace={}", encode(flags.namespace.as_deref().unwrap_or("*")));
+    if !flags.labels.is_empty() {
+        path.push_str(&format!("&labels={}", encode(&flags.labels.join(","))));
     }
     let limit = (!flags.all).then_some(flags.limit);
     let (mut items, more) = pages(&session.client, &path, limit).await?;

@@ -94,8 +94,8 @@ impl Default for PeerState {
             strikes: 0,
             losses: 0,
             heard_at: None,
-            max_window: MAX_WINDOW_BYTES,
-            window: START_WINDOW_BYTES,
+            max_window: JAVASCRIPT_WINDOW_BYTES,
+            window: JAVASCRIPT_WINDOW_BYTES,
             in_flight: 0,
             entries: 0,
             rate: None,
@@ -110,11 +110,14 @@ impl Default for PeerState {
 impl PeerState {
     pub fn set_agent(&mut self, agent: Agent) {
         self.max_window = match agent {
-            Agent::Cardume | Agent::Unknown => MAX_WINDOW_BYTES,
+            Agent::Cardume | Agent::Other => MAX_WINDOW_BYTES,
             Agent::Kubo => KUBO_WINDOW_BYTES,
-            Agent::Javascript => JAVASCRIPT_WINDOW_BYTES,
+            Agent::Javascript | Agent::Unknown => JAVASCRIPT_WINDOW_BYTES,
         };
         self.window = self.window.min(self.max_window);
+        if self.rate.is_none() {
+            self.window = START_WINDOW_BYTES.min(self.max_window);
+        }
     }
 
     pub fn entries(&self) -> usize {

@@ -140,7 +140,18 @@ impl Session {
         }
     }
 
-    pub fn delivered_by(&mut self, peer: &Peer) {
+    /// Wants come after a time without any: whoever is to be asked beside the holders is asked anew.
+    pub fn start_asking(&mut self, widen_at: Time) {
+        self.widened = false;
+        self.searched = false;
+        self.widen_at = Some(widen_at);
+    }
+
+    /// A peer delivered a block. Others are asked when the next one takes longer than `widen_at`.
+    pub fn progressed(&mut self, now: Time, peer: &Peer, widen_at: Time) {
+        self.quiet_since = now;
+        self.gave_up = false;
+        self.widen_at = Some(widen_at);
         if let Some(candidate) = self.candidates.get_mut(peer) {
             candidate.misses = 0;
         }

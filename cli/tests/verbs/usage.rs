@@ -1,0 +1,104 @@
+//! Usage, errors and exit codes that need no job.
+
+use serde_json::json;
+
+use crate::fake::{Answer, Cardume, Fake, error};
+
+#[test]
+fn help_and_version_are_no_errors_and_wrong_usage_exits_1() {
+    let cardume = Cardume::alone();
+    for arguments in [vec!["--help"], vec!["--version"], vec!["version"], vec!["wasm", "run", "--help"]] {
+        let ran = cardume.run(&arguments);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(!ran.stdout.is_empty());
+    }
+    for arguments in
+        [vec![], vec!["job"], vec!["nonsense"], vec!["job", "list", "--limit", "0"], vec!["job", "describe"]]
+    {
+        let ran = cardume.run(&arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{arguments:?}");
+        assert!(!ran.stderr.is_empty());
+    }
+}
+
+#[test]
+fn usage_errors_name_the_mistake_and_the_way_out() {
+    let ran = Cardume::alone().run(&["job", "list", "--limt", "3"]);
+    assert!(ran.stderr.starts_with("Error: unexpected argument '--limt'"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Hint: a similar argument exists: '--limit'"), "{}", ran.stderr);
+    let ran = Cardume::alone().run(&["job", "list", "--limt", "3", "--output", "json"]);
+    assert!(ran.json()["error"]["message"].as_str().unwrap().contains("--limt"));
+}
+
+#[test]
+fn a_node_that_was_named_and_is_not_there_is_exit_4_and_never_replaced() {
+    let cardume = Cardume::alone();
+    std::fs::create_dir(cardume.data_dir()).unwrap();
+    let _fake = Fake::start_in(&cardume.data_dir(), |_| Answer::Json(200, json!({"Items": []})));
+    assert_eq!(cardume.run(&["job", "list"]).code, 0);
+    cardume.write("job.yaml", crate::fake::JOB);
+    for arguments in
+        [vec!["job", "list"], vec!["job", "run", "job.yaml"], vec!["data", "cat", crate::fake::CID]]
+    {
+        let ran: crate::fake::Ran =
+            cardume.command(&arguments).args(["--api", "http://127.0.0.1:1"]).output().unwrap().into();
+        assert_eq!(ran.code, 4, "{ran:?}");
+        assert!(
+            ran.stderr.contains("cannot reach a node at http://127.0.0.1:1: connection refused"),
+            "{ran:?}"
+        );
+        assert!(ran.stderr.contains("Hint: "), "{ran:?}");
+    }
+    let ran: crate::fake::Ran = cardume
+        .command(&["job", "list", "--output", "json"])
+        .env("CARDUME_API", "http://127.0.0.1:1")
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!((ran.code, ran.json()["error"]["code"].as_str()), (4, Some("Unreachable")));
+}
+
+#[test]
+fn addresses_that_are_none_are_usage_errors() {
+    for api in ["https://127.0.0.1:1", "http://", "ftp://x"] {
+        assert_eq!(Cardume::alone().run(&["job", "list", "--api", api]).code, 1, "{api}");
+    }
+}
+
+#[test]
+fn a_refusal_is_shown_with_its_hint_and_exits_1() {
+    let fake = Fake::start(|_| error(404, "NotFound", "job not found: j-00000000"));
+    let cardume = Cardume::with(&fake);
+    let ran = cardume.run(&["job", "describe", "j-00000000"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
+    assert_eq!(ran.stderr, "Error: job not found: j-00000000\nHint: do it right\n");
+    let ran = cardume.run(&["--output", "json", "job", "describe", "j-00000000"]);
+    let expected = json!({"code": "NotFound", "message": "job not found: j-00000000", "hint": "do it right"});
+    assert_eq!(ran.json()["error"], expected);
+}
+
+#[test]
+fn the_socket_of_the_data_directory_is_found_first() {
+    let cardume = Cardume::alone();
+    std::fs::create_dir(cardume.data_dir()).unwrap();
+    let fake = Fake::start_in(&cardume.data_dir(), |_| Answer::Json(200, json!({"Nodes": []})));
+    assert_eq!(cardume.run(&["node", "list"]).code, 0);
+    assert_eq!(fake.asked()[0].host, "localhost");
+}
+
+#[test]
+fn completion_scripts_name_the_verbs() {
+    let ran = Cardume::alone().run(&["completion", "bash"]);
+    assert!(ran.code == 0 && ran.stdout.contains("wasm") && !ran.stdout.contains("runner"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let fake =
+        Fake::start(|_| Answer::Json(200, json!({"Items": [crate::fake::job("Completed", 0)["Job"]]})));
+    let cardume = Cardume::with(&fake);
+    let mut child = cardume.spawn(&["job", "list", "--output", "json"]);
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}

@@ -1,0 +1,160 @@
+//! A flat file that is being fetched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cid::Cid;
+
+use super::super::StoreError;
+use super::super::files::DataFile;
+use super::super::flat::FLAT_ABOVE_BYTES;
+use super::super::index::{Changes, Container, ContainerId, Form, Location};
+use super::super::session::Session;
+use super::super::shared::Shared;
+use crate::block::Block;
+use crate::unixfs::{Data, Kind, LeafFrame, Node};
+
+/// The file. What is durable of it stays when this is dropped.
+#[derive(Debug)]
+pub(super) struct FileFetch {
+    shared: Arc<Shared>,
+    data: Arc<DataFile>,
+    root: Cid,
+    size: u64,
+    missing: AtomicU64,
+    /// The index knows of it.
+    is_noted: AtomicBool,
+    is_kept: AtomicBool,
+}
+
+impl FileFetch {
+    /// Makes a new file, or goes on with an unfinished one; `None` for a small one, or if there is a whole one.
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        session: &Session,
+        root: Cid,
+        size: u64,
+    ) -> Result<Option<Self>, StoreError> {
+        if size <= FLAT_ABOVE_BYTES {
+            return Ok(None);
+        }
+        session.touch(&root); // before the look, so that collecting garbage leaves it from here on
+        let (data, is_noted) = match shared.index.flat(&root)? {
+            Some((_, Container::Flat { .. })) => return Ok(None),
+            Some((id, Container::Partial { length, .. })) if length == size => {
+                (shared.files.reopen(id)?, true)
+            }
+            _ => {
+                shared.make_room(size)?;
+                (shared.files.create(false)?, false)
+            }
+        };
+        Ok(Some(FileFetch {
+            shared: Arc::clone(shared),
+            data,
+            root,
+            size,
+            missing: AtomicU64::new(size),
+            is_noted: AtomicBool::new(is_noted),
+            is_kept: AtomicBool::new(false),
+        }))
+    }
+
+    pub(super) fn id(&self) -> ContainerId {
+        self.data.id
+    }
+
+    pub(super) fn data(&self) -> &Arc<DataFile> {
+        &self.data
+    }
+
+    pub(super) fn write(&self, shared: &Shared, piece: &[u8], offset: u64) -> Result<(), StoreError> {
+        let path = || shared.files.path(self.data.id);
+        self.data.write_at(piece, offset).map_err(|error| StoreError::io("write", path())(error))
+    }
+
+    /// Notes that bytes are in their place.
+    pub(super) fn wrote(&self, bytes: u64) {
+        let less = |missing: u64| Some(missing.saturating_sub(bytes));
+        // The closure never refuses.
+        let _ = self.missing.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// The range of the file that is this block, if it can be made from one.
+    pub(super) fn location(
+        &self,
+        block: &Block,
+        piece: &[u8],
+        offset: u64,
+        frame: Option<Kind>,
+    ) -> Option<Location> {
+        let form = match frame {
+            None if block.data.len() == piece.len() => Form::Plain,
+            Some(kind) if LeafFrame::of(kind, piece.len()).around(piece) == block.data => Form::Framed(kind),
+            _ => return None,
+        };
+        Some(Location { container: self.data.id, form, offset, length: piece.len() as u32 })
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Acquire)
+    }
+
+    /// Adds to the next commit what the file is by then.
+    pub(super) fn note(&self, session: &mut Session) -> Result<(), StoreError> {
+        if self.is_kept() {
+            return Ok(());
+        }
+        let (id, root, length) = (self.data.id, self.root, self.size);
+        let is_whole = self.missing.load(Ordering::Acquire) == 0;
+        session.touch(&root);
+        // Another may have brought or added the same file meanwhile: then this is a bag of blocks.
+        let named = self.shared.index.flat(&root)?.filter(|(named, _)| *named != id);
+        let row = match named {
+            Some((_, Container::Flat { .. })) => Container::Segment { length },
+            _ if is_whole => {
+                self.shared.files.seal(&self.data, length)?;
+                Container::Flat { length, root }
+            }
+            _ => Container::Partial { length, root },
+        };
+        if !matches!(row, Container::Segment { .. }) {
+            if let Some((other, container)) = named {
+                let length = container.length();
+                session.work.batch.put_container(other, &Container::Segment { length });
+            }
+            session.work.batch.put_flat(&root, id);
+        }
+        session.work.batch.put_container(id, &row);
+        session.wrote(&self.data);
+        self.is_noted.store(true, Ordering::Release);
+        self.is_kept.store(is_whole, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for FileFetch {
+    fn drop(&mut self) {
+        if self.is_noted.load(Ordering::Acquire) {
+            return;
+        }
+        self.shared.give_room(self.size);
+        if let Err(error) = self.shared.files.remove(self.data.id) {
+            tracing::warn!(%error, "an unfinished file stays until the store is opened again");
+        }
+    }
+}
+
+/// The size of the file below a node, if its own figures agree.
+pub(super) fn size(data: &Data, node: &Node) -> Result<u64, &'static str> {
+    if data.block_bytes.len() != node.links.len() {
+        return Err("its sizes do not match its links");
+    }
+    let own = data.data.len() as u64;
+    let sum = data.block_bytes.iter().try_fold(own, |sum, bytes| sum.checked_add(*bytes));
+    match (sum, data.file_bytes) {
+        (None, _) => Err("its sizes are too large"),
+        (Some(sum), Some(claimed)) if sum != claimed => Err("its sizes do not add up"),
+        (Some(sum), _) => Ok(sum),
+    }
+}
