@@ -258,7 +258,11 @@ fn seconds(given: Option<u64>, default: Duration) -> Duration {
 }
 
 fn bytes(key: &str, text: Option<&str>) -> Result<Option<u64>, String> {
-    text.map(|text| job::resources::parse_bytes(text).map_err(|error| format!("{key}: {error}"))).transpose()
+    let read = |text: &str| {
+        let wrong = || format!("{key}: {text:?} is not a size such as 512mb or 2gib");
+        job::resources::parse_bytes(text).ok_or_else(wrong)
+    };
+    text.map(read).transpose()
 }
 
 fn list(text: &str) -> Vec<String> {

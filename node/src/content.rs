@@ -66,6 +66,11 @@ impl Entry {
     pub fn new(name: &str, added: Added) -> Self {
         Entry { name: name.to_owned(), added }
     }
+
+    fn root(&self) -> Root {
+        let Added { cid, size, total, .. } = self.added;
+        Root { cid, total_bytes: total, file_bytes: size }
+    }
 }
 
 /// How something is added.
@@ -428,7 +433,7 @@ impl Content {
         skip: u64,
         hints: &[PeerId],
     ) -> Result<impl Stream<Item = Result<Bytes, ReadError>> + Send + Unpin + use<>, FetchFault> {
-        let blocks = Arc::new(self.exchange.reader(self.hints(hints)));
+        let blocks = self.exchange.reader(self.hints(hints));
         let cid = read::resolve(&blocks, *root, file).await.map_err(|error| unreadable(&error))?;
         Ok(read::cat(&blocks, cid, skip.., read::Limits::default()).boxed())
     }
@@ -447,7 +452,7 @@ impl Content {
 
     /// What something is.
     pub async fn stat(&self, what: &ContentPath, within: Duration) -> Result<Stat, FetchFault> {
-        let blocks = Arc::new(self.exchange.reader([]));
+        let blocks = self.exchange.reader([]);
         let found = async {
             let cid = read::resolve(&blocks, what.cid, &what.path).await?;
             read::stat(&blocks, cid).await
@@ -465,7 +470,7 @@ impl Content {
 
     /// The entries of a directory.
     pub async fn list(&self, what: &ContentPath, within: Duration) -> Result<Vec<Listed>, FetchFault> {
-        let blocks = Arc::new(self.exchange.reader([]));
+        let blocks = self.exchange.reader([]);
         let found = async {
             let cid = read::resolve(&blocks, what.cid, &what.path).await?;
             read::ls(&blocks, cid).await
@@ -552,7 +557,7 @@ fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>)
     let size = entries.iter().map(|entry| entry.added.size).sum();
     let entries = entries
         .iter()
-        .map(|entry| DirEntry::new(&entry.name, Root { cid: entry.added.cid, total_bytes: entry.added.total }))
+        .map(|entry| DirEntry::new(&entry.name, entry.root()))
         .collect();
     let mut blocks = Vec::new();
     let root = unixfs::directory(profile, entries, &mut |block| blocks.push(block))

@@ -143,7 +143,8 @@ impl Net {
         }
         let net = self.clone();
         self.tracker.spawn(async move {
-            if let Err(error) = net.host.connect(network).await {
+            // Opening a stream connects, by the addresses just given and those known before.
+            if let Err(error) = net.host.open_stream(network, crate::remote::PROTOCOL).await {
                 debug!(%peer, %error, "not reached");
                 net.feed_owner(owner::Input::Unreachable(peer)).await;
             }

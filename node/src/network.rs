@@ -61,8 +61,9 @@ impl Network for Swarm {
             .boxed()
     }
 
-    fn agent(&self, peer: &Peer) -> Option<String> {
-        self.host.agent(&network_peer(peer)?)
+    fn agent(&self, _peer: &Peer) -> Option<String> {
+        // The swarm's protocols are Cardume's own: whoever speaks them keeps our windows.
+        Some("cardume".to_owned())
     }
 
     fn penalise(&self, peer: &Peer, offence: Offence) {
