@@ -600,7 +600,6 @@ fn fault(error: ExchangeError) -> FetchFault {
             FetchError::Limit { .. } | FetchError::Malformed { .. } => FetchFault::Malformed(text),
             _ => FetchFault::Here(text),
         },
-        ExchangeError::Block { .. } => FetchFault::NotFound(text),
         _ => FetchFault::Here(text),
     }
 }

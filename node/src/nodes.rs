@@ -109,10 +109,26 @@ pub async fn own(app: &App) -> Value {
         "SupportedProtocols": ["cardume/1"],
         "Swarm": app.config.swarm,
         "Addresses": addresses(app),
-        "Sandbox": app.sandbox,
+        "Sandbox": sandbox(app).await,
         "ComputeNodeInfo": compute,
         "BacalhauVersion": build(),
     })
+}
+
+/// Which layers of the sandbox are on; the first to ask has a runner started to find out.
+async fn sandbox(app: &App) -> Value {
+    let Some(engine) = &app.wasm else { return Value::Null };
+    let found = app
+        .sandbox
+        .get_or_try_init(|| async {
+            let report = engine.sandbox().await.map_err(|error| error.to_string())?;
+            serde_json::to_value(report).map_err(|error| error.to_string())
+        })
+        .await;
+    match found {
+        Ok(report) => report.clone(),
+        Err(error) => json!({"error": error}),
+    }
 }
 
 /// Where this node can be dialled, with its id.

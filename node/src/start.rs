@@ -13,7 +13,6 @@ use gossip::owner::JobView;
 use gossip::record::Record;
 use job::{PeerId, Resources};
 use p2p::{Host, Identity};
-use serde_json::json;
 use storage::records::{Records, Table};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -237,7 +236,7 @@ impl Building {
         empty_dir(&work_dir)?;
         let bench = Arc::new(Bench {
             content: content.clone(),
-            engine: engine.clone(),
+            engine: engine.clone().map(|engine| engine as Arc<dyn Engine>),
             contexts: Default::default(),
             live: Default::default(),
             work_dir,
@@ -260,7 +259,8 @@ impl Building {
             capacity,
             labels,
             peers_seen: Arc::default(),
-            sandbox: sandbox(engine.as_ref()),
+            wasm: engine.clone(),
+            sandbox: Default::default(),
             trusted: config.trusted.iter().copied().collect::<BTreeSet<_>>(),
             token_key: token_key(&seed),
             cancel,
@@ -418,13 +418,6 @@ fn engine(config: &Config, content: &Content) -> Result<Arc<WasmEngine>, StartEr
         &config.data_dir.join("modules"),
     );
     WasmEngine::new(settings).map(Arc::new).map_err(|error| StartError::Engine(Box::new(error)))
-}
-
-fn sandbox(engine: Option<&Arc<WasmEngine>>) -> serde_json::Value {
-    match engine.and_then(|engine| serde_json::to_value(engine.sandbox()).ok()) {
-        Some(report) => report,
-        None => json!(null),
-    }
 }
 
 /// What executions may reserve: what the operator said, else all processors, 80 % of the memory and of the

@@ -46,8 +46,10 @@ pub struct State {
     pub labels: std::collections::BTreeMap<String, String>,
     /// When peers were last here.
     pub peers_seen: Arc<crate::nodes::Seen>,
-    /// How guests are walled in; null before the first one ran.
-    pub sandbox: serde_json::Value,
+    /// Runs WASM; `None` when it runs nothing.
+    pub wasm: Option<Arc<engines::WasmEngine>>,
+    /// How guests are walled in, once somebody asked.
+    pub sandbox: tokio::sync::OnceCell<serde_json::Value>,
     /// Peers that may see its jobs.
     pub trusted: BTreeSet<PeerId>,
     /// Secret from which access tokens of jobs are derived.

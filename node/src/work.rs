@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gossip::worker::{Effect, Worker};
+use gossip::worker::{Effect, Start, Worker};
 use job::{ExecutionKey, PeerId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,8 @@ use logs::Live;
 pub struct Bench {
     /// Files and blocks.
     pub content: Content,
-    /// Runs WASM.
-    pub engine: Arc<dyn engines::Engine>,
+    /// Runs WASM; a node that runs nothing has none.
+    pub engine: Option<Arc<dyn engines::Engine>>,
     /// What partitions of one job share.
     pub contexts: Contexts,
     /// What runs now, and its output.
@@ -39,6 +39,14 @@ pub struct Bench {
     pub input_timeout: Duration,
     /// The way back to the machine.
     pub worker: Handle<Worker>,
+}
+
+impl Bench {
+    /// The engine, which the machine knows to be here when it starts anything.
+    fn engine(&self) -> Result<&Arc<dyn engines::Engine>, execution::Fault> {
+        let none = || execution::Fault::new(gossip::message::FaultClass::Node, "this node runs nothing");
+        self.engine.as_ref().ok_or_else(none)
+    }
 }
 
 /// Performs worker effects.
@@ -104,21 +112,7 @@ impl WorkerEffects {
             Effect::Persist(_) | Effect::Forget(_) => {} // durable by now
             Effect::Send { to, message } => self.net.send(to, message),
             Effect::Verdict { id, relay, verdict, why } => self.net.verdict(id, relay, verdict, why),
-            Effect::Start { execution, id, fence, owner, submitter, spec, partition_count, resources, timeout, hints } => {
-                let order = execution::Order {
-                    key: execution,
-                    id,
-                    fence,
-                    owner,
-                    submitter,
-                    spec,
-                    partition_count,
-                    resources,
-                    timeout,
-                    hints,
-                };
-                self.start(order);
-            }
+            Effect::Start(order) => self.start(*order),
             Effect::End { execution, reason } => match self.stops.get(&execution) {
                 Some(stop) => stop.ask(reason),
                 None => debug!(id = %execution.id(), "told to end what does not run"),
@@ -130,14 +124,14 @@ impl WorkerEffects {
         }
     }
 
-    fn start(&mut self, order: execution::Order) {
+    fn start(&mut self, order: Start) {
         let stop = Arc::new(Stop::default());
-        self.stops.insert(order.key, Arc::clone(&stop));
+        self.stops.insert(order.execution, Arc::clone(&stop));
         let (bench, cancel) = (Arc::clone(&self.bench), self.cancel.clone());
         self.tracker.spawn(async move {
-            let key = order.key;
+            let key = order.execution;
             let end = execution::run(&bench, order, &stop, &cancel).await;
-            if bench.worker.input(gossip::worker::Input::Ended { execution: key, end }).await.is_err() {
+            if bench.worker.input(gossip::worker::Input::Ended { execution: key, end: Box::new(end) }).await.is_err() {
                 info!(id = %key.id(), "an execution ended after the node stopped");
             }
         });

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use engines::{InputMount, Limits, ModuleSource, Prepared, Support, Task, TaskKind};
 use gossip::message::FaultClass;
+use gossip::worker::Start;
 use job::spec::{ContentPath, Engine as EngineSpec, JobSpec, Source};
 use job::{Cid, JobId, PeerId};
 use tokio::sync::OnceCell;
 
-use super::execution::{Fault, Order, mount, prepare_fault, trust};
+use super::execution::{Fault, mount, prepare_fault, trust};
 use super::{Bench, hints};
 use crate::content::{Checkout, FetchFault};
 
@@ -53,8 +54,8 @@ impl Contexts {
     /// The context that this execution needs, made when it is not there.
     ///
     /// A failure is not kept: the next execution tries again. Dropping the future leaves the making to the next one that waits.
-    pub async fn get(&self, bench: &Bench, order: &Order) -> Result<Arc<Context>, Fault> {
-        let cell = self.cell((order.key.job, order.key.version, trust(order.submitter)));
+    pub async fn get(&self, bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
+        let cell = self.cell((order.execution.job, order.execution.version, trust(order.submitter)));
         cell.get_or_try_init(|| make(bench, order)).await.cloned()
     }
 
@@ -72,7 +73,7 @@ impl Contexts {
     }
 }
 
-async fn make(bench: &Bench, order: &Order) -> Result<Arc<Context>, Fault> {
+async fn make(bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
     let hints = hints(order.owner, &order.hints);
     let spec = Arc::new(read_spec(bench, order, &hints).await?);
     if !spec.task.resources.fits(&order.resources) {
@@ -103,7 +104,7 @@ async fn make(bench: &Bench, order: &Order) -> Result<Arc<Context>, Fault> {
     Ok(Arc::new(Context { spec, kind, mounts, prepared, inputs, _checkouts: checkouts }))
 }
 
-async fn read_spec(bench: &Bench, order: &Order, hints: &[PeerId]) -> Result<JobSpec, Fault> {
+async fn read_spec(bench: &Bench, order: &Start, hints: &[PeerId]) -> Result<JobSpec, Fault> {
     let bytes = match &order.spec.inline {
         Some(bytes) => bytes::Bytes::copy_from_slice(bytes),
         None => bench
@@ -158,7 +159,7 @@ fn input_fault(what: &str, cid: &Cid, error: &FetchFault) -> Fault {
 
 async fn prepare(
     bench: &Bench,
-    order: &Order,
+    order: &Start,
     kind: &TaskKind,
     mounts: &[InputMount],
 ) -> Result<Prepared, Fault> {
@@ -172,8 +173,8 @@ async fn prepare(
         limits: Limits { memory_bytes: order.resources.memory, ..Limits::default() },
         work_dir: PathBuf::from(&bench.work_dir).join(order.id.to_string()),
     };
-    if let Support::No(reason) = bench.engine.check(&task).await {
+    if let Support::No(reason) = bench.engine()?.check(&task).await {
         return Err(Fault::new(FaultClass::Node, reason));
     }
-    bench.engine.prepare(&task).await.map_err(prepare_fault)
+    bench.engine()?.prepare(&task).await.map_err(prepare_fault)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use engines::{InputMount, Limits, OutputMount, PrepareError, Running, StartError, StopReason, Task, TrustClass};
 use gossip::message::{FaultClass, Outcome, Phase, Usage};
-use gossip::worker::{End, Input, SpecRef, Submitter};
-use job::{ExecutionId, ExecutionKey, Fence, PeerId, Resources};
+use gossip::worker::{End, Input, Start, Submitter};
+use job::ExecutionKey;
 use tokio_util::sync::CancellationToken;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, info_span};
@@ -18,31 +18,6 @@ use crate::clock;
 /// An execution that lasts this long is reported as running; shorter ones only as ended, which keeps
 /// thousands of small ones a second cheap.
 const WORTH_A_WORD: Duration = Duration::from_millis(20);
-
-/// What the worker machine ordered.
-#[derive(Debug)]
-pub struct Order {
-    /// Which execution.
-    pub key: ExecutionKey,
-    /// Its name.
-    pub id: ExecutionId,
-    /// For the job's own use.
-    pub fence: Fence,
-    /// Whose job it is.
-    pub owner: PeerId,
-    /// What its owner is to this node.
-    pub submitter: Submitter,
-    /// Where its spec is.
-    pub spec: SpecRef,
-    /// How many partitions the job has.
-    pub partition_count: u32,
-    /// What is reserved.
-    pub resources: Resources,
-    /// It must have ended after this long.
-    pub timeout: Duration,
-    /// Who may hold its inputs.
-    pub hints: Vec<PeerId>,
-}
 
 /// Why an execution ends without an exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +36,8 @@ impl Fault {
 }
 
 /// Runs one execution to its end. Nothing of it runs when this returns.
-pub async fn run(bench: &Arc<Bench>, order: Order, stop: &Stop, cancel: &CancellationToken) -> End {
-    let span = info_span!("execution", id = %order.id, partition = order.key.partition);
+pub async fn run(bench: &Arc<Bench>, order: Start, stop: &Stop, cancel: &CancellationToken) -> End {
+    let span = info_span!("execution", id = %order.id, partition = order.execution.partition);
     let started = clock::now();
     async {
         let ran = attempt(bench, &order, stop, cancel).await;
@@ -73,7 +48,7 @@ pub async fn run(bench: &Arc<Bench>, order: Order, stop: &Stop, cancel: &Cancell
         let now = clock::now();
         end.started_ms = started.wall / 1_000_000;
         end.ran_ms = u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX);
-        bench.live.ended(order.key);
+        bench.live.ended(order.execution);
         end
     }
     .instrument(span)
@@ -99,7 +74,7 @@ fn timed_out(after: Duration) -> Fault {
 
 async fn attempt(
     bench: &Arc<Bench>,
-    order: &Order,
+    order: &Start,
     stop: &Stop,
     cancel: &CancellationToken,
 ) -> Result<End, Fault> {
@@ -111,11 +86,11 @@ async fn attempt(
         () = tokio::time::sleep(order.timeout) => return Err(timed_out(order.timeout)),
     };
     let task = task(bench, order, &context, order.timeout.saturating_sub(began.elapsed()))?;
-    let running = bench.engine.start(&task, &context.prepared).await.map_err(|error| match error {
+    let running = bench.engine()?.start(&task, &context.prepared).await.map_err(|error| match error {
         StartError::Job(message) => Fault::new(FaultClass::Job, message),
         StartError::Node(message) => Fault::new(FaultClass::Node, message),
     })?;
-    bench.live.started(order.key, running.clone());
+    bench.live.started(order.execution, running.clone());
     // Whatever ends the wait, the engine is waited for: nothing runs on.
     let ended = tokio::select! {
         ended = follow(bench, order, &running) => ended,
@@ -131,7 +106,7 @@ async fn halt(running: &Running) -> Arc<engines::Ended> {
 }
 
 /// The context of the job, with a word to the owner when it is not there at once.
-async fn prepared(bench: &Arc<Bench>, order: &Order) -> Result<Arc<Context>, Fault> {
+async fn prepared(bench: &Arc<Bench>, order: &Start) -> Result<Arc<Context>, Fault> {
     let getting = bench.contexts.get(bench, order);
     tokio::pin!(getting);
     tokio::select! {
@@ -139,17 +114,17 @@ async fn prepared(bench: &Arc<Bench>, order: &Order) -> Result<Arc<Context>, Fau
         context = getting.as_mut() => return context,
         () = tokio::time::sleep(WORTH_A_WORD) => {}
     }
-    report(bench, order.key, Phase::Preparing, (0, 0)).await;
+    report(bench, order.execution, Phase::Preparing, (0, 0)).await;
     getting.await
 }
 
-async fn follow(bench: &Bench, order: &Order, running: &Running) -> Arc<engines::Ended> {
+async fn follow(bench: &Bench, order: &Start, running: &Running) -> Arc<engines::Ended> {
     tokio::select! {
         biased;
         ended = running.wait() => return ended,
         () = tokio::time::sleep(WORTH_A_WORD) => {}
     }
-    report(bench, order.key, Phase::Running, (0, 0)).await;
+    report(bench, order.execution, Phase::Running, (0, 0)).await;
     running.wait().await
 }
 
@@ -183,18 +158,18 @@ pub(super) fn trust(submitter: Submitter) -> TrustClass {
     }
 }
 
-fn task(bench: &Bench, order: &Order, context: &Context, wall: Duration) -> Result<Task, Fault> {
+fn task(bench: &Bench, order: &Start, context: &Context, wall: Duration) -> Result<Task, Fault> {
     let spec = &context.spec;
     let work_dir = bench.work_dir.join(order.id.to_string());
     let mut env: Vec<(String, String)> =
         spec.task.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     env.extend([
         ("BACALHAU_EXECUTION_ID".to_owned(), order.id.to_string()),
-        ("BACALHAU_JOB_ID".to_owned(), order.key.job.to_string()),
+        ("BACALHAU_JOB_ID".to_owned(), order.execution.job.to_string()),
         ("BACALHAU_JOB_TYPE".to_owned(), spec.job_type.to_string()),
-        ("BACALHAU_PARTITION_INDEX".to_owned(), order.key.partition.to_string()),
+        ("BACALHAU_PARTITION_INDEX".to_owned(), order.execution.partition.to_string()),
         ("BACALHAU_PARTITION_COUNT".to_owned(), order.partition_count.to_string()),
-        ("CARDUME_ATTEMPT".to_owned(), order.key.attempt.to_string()),
+        ("CARDUME_ATTEMPT".to_owned(), order.execution.attempt.to_string()),
         ("CARDUME_FENCE".to_owned(), order.fence.0.to_string()),
     ]);
     let outputs = spec
@@ -221,7 +196,7 @@ fn task(bench: &Bench, order: &Order, context: &Context, wall: Duration) -> Resu
     })
 }
 
-fn limits(order: &Order, wall: Duration) -> Limits {
+fn limits(order: &Start, wall: Duration) -> Limits {
     Limits {
         memory_bytes: order.resources.memory,
         cpu_milli: u32::try_from(order.resources.cpu_milli).unwrap_or(u32::MAX),

@@ -6,18 +6,18 @@ use std::path::Path;
 use bytes::Bytes;
 use engines::{Captured, Ended, Kept, Outcome as EngineOutcome, Task};
 use gossip::message::{Block, FaultClass, MAX_INLINE_RESULT_BYTES, Outcome, Phase, ResultInfo, Usage};
-use gossip::worker::End;
+use gossip::worker::{End, Start};
 use tracing::warn;
 
 use super::Bench;
 use super::context::Context;
-use super::execution::{Fault, Order, report};
+use super::execution::{Fault, report};
 use crate::content::{Added, Entry, FetchFault};
 
 /// The end of an execution, with its result published.
 pub async fn collect(
     bench: &Bench,
-    order: &Order,
+    order: &Start,
     context: &Context,
     task: &Task,
     ended: &Ended,
@@ -90,7 +90,7 @@ type Published = (ResultInfo, Vec<Block>);
 
 async fn publish(
     bench: &Bench,
-    order: &Order,
+    order: &Start,
     task: &Task,
     ended: &Ended,
     exit_code: i32,
@@ -104,13 +104,13 @@ async fn publish(
         let (added, blocks) = crate::content::small_tree(&files)?;
         return Ok((info(&added), blocks.into_iter().map(block).collect()));
     }
-    report(bench, order.key, Phase::Publishing, (ended.stdout.length, ended.stderr.length)).await;
+    report(bench, order.execution, Phase::Publishing, (ended.stdout.length, ended.stderr.length)).await;
     publish_large(bench, order, task, ended, code).await
 }
 
 async fn publish_large(
     bench: &Bench,
-    order: &Order,
+    order: &Start,
     task: &Task,
     ended: &Ended,
     code: Bytes,
@@ -128,7 +128,7 @@ async fn publish_large(
             .map_err(|error| FetchFault::Here(format!("{}: {error}", output.name)))?;
         entries.push(Entry::new(&output.name, content.add_path(&output.path).await?));
     }
-    let added = content.add_result(order.key, &entries).await?;
+    let added = content.add_result(order.execution, &entries).await?;
     let blocks = content.blocks_of(added.cid, MAX_INLINE_RESULT_BYTES).await?;
     Ok((info(&added), blocks.unwrap_or_default().into_iter().map(block).collect()))
 }
