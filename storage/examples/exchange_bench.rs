@@ -105,8 +105,11 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         book.lock().insert(Peer::new(&[number]), listener.local_addr()?);
         let network = Arc::new(Tcp { me: number, book: Arc::clone(book), exchange: OnceLock::new() });
-        let exchange =
-            Exchange::start(Arc::new(store.clone()), Arc::clone(&network) as Arc<dyn Network>, Config::default());
+        let exchange = Exchange::start(
+            Arc::new(store.clone()),
+            Arc::clone(&network) as Arc<dyn Network>,
+            Config::default(),
+        );
         let accepting = exchange.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
