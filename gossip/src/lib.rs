@@ -32,3 +32,6 @@ mod rng;
 mod timers;
 pub mod topic;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

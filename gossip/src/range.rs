@@ -151,17 +151,6 @@ impl RangeSet {
             }
         }
     }
-
-    /// Takes the first range out, cut to at most `most` partitions.
-    pub fn take(&mut self, most: u32) -> Option<(u32, u32)> {
-        let (&first, &end) = self.ranges.iter().next()?;
-        let end = end.min(first.saturating_add(most));
-        if first == end {
-            return None;
-        }
-        self.remove(first, end);
-        Some((first, end))
-    }
 }
 
 /// A value for each of many partitions, kept as ranges of equal values.

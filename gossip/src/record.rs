@@ -24,6 +24,10 @@ pub enum Kind {
     Receipts = 5,
     /// Owner: nothing is left to tell any worker about this job version.
     Settled = 6,
+    /// Owner: the spec of the job version.
+    Spec = 7,
+    /// Owner: sequence numbers below this may have been shown.
+    Seq = 8,
     /// Worker: an accepted award.
     Accepted = 16,
     /// Worker: executions that were started (only of jobs that must not start twice).
@@ -40,9 +44,12 @@ impl Kind {
     /// The kind with this number.
     pub fn from_number(number: u8) -> Option<Kind> {
         use Kind::*;
-        [Epoch, Job, State, Award, Fate, Receipts, Settled, Accepted, Started, Offered, OwnerEpoch, Kept]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Epoch, Job, State, Award, Fate, Receipts, Settled, Spec, Seq, Accepted, Started, Offered,
+            OwnerEpoch, Kept,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 }
 

@@ -26,6 +26,7 @@
 
 mod actor;
 pub mod client;
+mod contents;
 mod frame;
 mod inbound;
 pub mod message;
@@ -55,6 +56,7 @@ pub use self::outbox::PROTOCOL;
 pub use self::reader::Reader;
 use crate::block::{BlockError, Blocks, LocalBlocks};
 use crate::fetch::{FetchError, FetchLimits, Progress, Sink};
+use crate::read::ReadError;
 
 use self::actor::{Actor, Command, Lines};
 use self::client::SessionId;
@@ -95,7 +97,7 @@ impl Default for Config {
 #[derive(Debug, Clone)]
 pub struct FetchRequest {
     root: Cid,
-    path: Vec<String>,
+    path: String,
     hints: Vec<Peer>,
     limits: FetchLimits,
     deadline: Option<Duration>,
@@ -108,7 +110,7 @@ impl FetchRequest {
     pub fn new(root: Cid) -> FetchRequest {
         FetchRequest {
             root,
-            path: Vec::new(),
+            path: String::new(),
             hints: Vec::new(),
             limits: FetchLimits::default(),
             deadline: None,
@@ -120,7 +122,7 @@ impl FetchRequest {
     /// Only what lies at this path below the root: the nodes on the way are read, not kept.
     #[must_use]
     pub fn path(mut self, path: &str) -> FetchRequest {
-        self.path = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        self.path = path.trim_matches('/').to_owned();
         self
     }
 
@@ -205,24 +207,16 @@ pub enum ExchangeError {
         #[source]
         source: Arc<FetchError>,
     },
-    /// The path leads nowhere.
-    #[error("{root} has nothing at {path:?}: {reason}")]
+    /// The path leads nowhere, or a node on its way could not be had.
+    #[error("the path {path:?} below {root} could not be followed")]
     Path {
         /// Where the path begins.
         root: Cid,
-        /// The part of the path up to what is missing.
+        /// The path.
         path: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A node on the way of the path could not be read.
-    #[error("the path below {root} could not be followed")]
-    Block {
-        /// Where the path begins.
-        root: Cid,
         /// Why.
         #[source]
-        source: Arc<BlockError>,
+        source: Arc<ReadError>,
     },
     /// The exchange has ended.
     #[error("the exchange has stopped")]

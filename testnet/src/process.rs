@@ -157,7 +157,7 @@ impl NodeInfo {
         let pid = self.pid.with_context(|| format!("{} does not run", self.name))?;
         let process = pid::Process::of(pid)?;
         let mut sum = process.usage()?;
-        for member in process.group()? {
+        for member in process.family()? {
             // One that has just ended is counted in nobody's figures.
             let Ok(usage) = member.usage() else { continue };
             sum.resident_bytes += usage.resident_bytes;

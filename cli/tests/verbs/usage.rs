@@ -102,3 +102,21 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
+
+#[test]
+fn test_networks_that_are_none_are_refused() {
+    let cardume = Cardume::alone();
+    for arguments in [
+        vec!["status", "--dir", "nowhere"],
+        vec!["down", "--dir", "nowhere"],
+        vec!["kill", "n0", "--dir", "nowhere"],
+        vec!["up", "--nodes", "1", "--submit-only", "2", "--dir", "nowhere"],
+        vec!["up", "--nodes", "0", "--dir", "nowhere"],
+        vec!["status"],
+    ] {
+        let ran = cardume.run(&[&["testnet"], arguments.as_slice()].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.starts_with("Error: "), "{arguments:?}: {ran:?}");
+    }
+    assert!(!cardume.dir.path().join("nowhere").exists());
+}

@@ -196,13 +196,18 @@ impl SealedGroup {
 
     /// Whether `worker` signed it.
     pub fn is_by(&self, worker: PeerId, crypto: &dyn Crypto) -> bool {
+        self.root().is_some_and(|root| crypto.verify(worker, Domain::Receipts, &root, &self.signature))
+    }
+
+    /// What the signature must be over; `None` when the proof does not lead anywhere.
+    pub(crate) fn root(&self) -> Option<[u8; 32]> {
         let mut at = self.index;
         let mut hash = leaf(&self.group);
         for sibling in &self.path {
             hash = if at & 1 == 0 { node(&hash, sibling) } else { node(sibling, &hash) };
             at >>= 1;
         }
-        at == 0 && crypto.verify(worker, Domain::Receipts, &hash, &self.signature)
+        (at == 0).then_some(hash)
     }
 
     /// Signs groups together, each with its own proof.

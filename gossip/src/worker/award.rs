@@ -195,10 +195,15 @@ impl Worker {
         let slots = u64::from(self.settings.slots.saturating_sub(self.running));
         let free =
             if self.queue.is_empty() { fit(&terms.facts.resources, &self.free()).min(slots) } else { 0 };
-        // Waiting behind others is only promised where somebody can say for how long.
-        let soon = job.span_ms.is_some()
-            && self.start_estimate(now).is_some_and(|wait| wait <= millis(self.settings.longest_queue));
-        let credit = if soon { MAX_CREDIT.saturating_sub(job.queued.into()) } else { 0 };
+        // Waiting behind others is only promised where somebody can say for how long; as in bids.
+        let soon = self.start_estimate(now).is_some_and(|wait| wait <= millis(self.settings.longest_queue));
+        let whole = fit(&terms.facts.resources, &self.settings.capacity).min(self.settings.slots.into());
+        let credit = match job.span_ms {
+            _ if !soon => 0,
+            Some(_) => MAX_CREDIT.saturating_sub(job.queued.into()),
+            None if free > 0 => 0,
+            None => (whole / 2).max(1).saturating_sub(job.queued.into()),
+        };
         (free + credit).min(most)
     }
 
@@ -380,7 +385,12 @@ impl Worker {
             }
         }
         self.forget_empty(key, out);
-        let stopped = Stopped { job: order.job, version: order.version, spans: order.spans };
+        // What has ended is told by its receipt, which may still be the first.
+        let ended = self.jobs.get(&key).map(|job| &job.offered);
+        let parts =
+            order.spans.iter().flat_map(|span| span.partitions().map(|partition| (partition, span.attempt)));
+        let heard = parts.filter(|part| ended.is_none_or(|ended| !ended.contains_key(part)));
+        let stopped = Stopped { job: order.job, version: order.version, spans: spans(heard) };
         out.push(Effect::Send { to: from, message: Direct::Stopped(stopped) });
     }
 

@@ -145,7 +145,7 @@ impl Swarm {
     fn handle(&mut self, input: Input) {
         let mut out = Vec::new();
         self.client.handle(self.now, input, &mut out);
-        if self.log.steps % 8 == 0 {
+        if self.log.steps.is_multiple_of(8) {
             self.check();
         }
         for effect in out {

@@ -13,6 +13,7 @@ use super::actor::{Command, Event};
 use super::client::{self, Arrived, Digest, SessionId, Wanted};
 use super::{ExchangeError, FetchRequest, Inner, Peer, Session, lock};
 use crate::block::{self, BlockError, Blocks};
+use crate::read;
 
 /// Blocks that are fetched ahead and not asked for yet: at most 32 MiB for each reader.
 const MAX_AHEAD: usize = 16;
@@ -193,6 +194,13 @@ fn deliver(state: &mut State, block: Arrived) {
 
 /// What the path of a request leads to: its root, when there is none.
 pub(super) async fn resolve(inner: &Arc<Inner>, request: &FetchRequest) -> Result<Cid, ExchangeError> {
-    let _ = inner;
-    Ok(request.root)
+    if request.path.is_empty() {
+        return Ok(request.root);
+    }
+    let reader = Reader::new(Arc::clone(inner), request.hints.clone());
+    read::resolve(&reader, request.root, &request.path).await.map_err(|source| ExchangeError::Path {
+        root: request.root,
+        path: request.path.clone(),
+        source: Arc::new(source),
+    })
 }

@@ -1,6 +1,7 @@
 //! Whole exchanges over pipes: what a node sees of them.
 
 mod pipes;
+mod stores;
 
 use std::sync::Arc;
 use std::time::Duration;

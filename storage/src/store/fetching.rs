@@ -86,6 +86,17 @@ impl Sink for FetchSession {
         if !lock(&self.inner.walk).is_asked(&cid) {
             return Ok(Accepted::NotWanted);
         }
+        self.run(move |inner| {
+            block::verify(&cid, &data)?;
+            inner.accept(Block { cid, data })
+        })
+        .await
+    }
+
+    async fn accept_hashed(&self, cid: Cid, data: Bytes) -> Result<Accepted, FetchError> {
+        if !lock(&self.inner.walk).is_asked(&cid) {
+            return Ok(Accepted::NotWanted);
+        }
         self.run(move |inner| inner.accept(Block { cid, data })).await
     }
 
@@ -163,8 +174,8 @@ impl Inner {
         Ok(session.get(&child.cid)?.map_or(Local::Missing, Local::Here))
     }
 
+    /// Takes a verified block.
     fn accept(&self, block: Block) -> Result<Accepted, FetchError> {
-        block::verify(&block.cid, &block.data)?;
         let Some(child) = lock(&self.walk).take(&block.cid) else { return Ok(Accepted::NotWanted) };
         if let Err(error) = self.put(&child, block, true) {
             lock(&self.walk).give_up(child);

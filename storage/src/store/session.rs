@@ -147,8 +147,8 @@ impl Session {
     }
 
     fn write_out(&mut self) -> Result<(), StoreError> {
-        if self.buffer.is_empty() {
-            return Ok(());
+        if self.buffered.is_empty() {
+            return Ok(()); // and not the buffer: an empty block is a block
         }
         self.shared.make_room(self.buffer.len() as u64)?;
         let (segment, base) = self.shared.files.append(&self.buffer)?;

@@ -1,5 +1,6 @@
 //! One operating-system process, named so that no other can be mistaken for it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -112,23 +113,34 @@ impl Process {
         Ok(ready > 0)
     }
 
-    /// Processes of the group that this one led: what it started and did not put elsewhere.
-    pub(crate) fn group(&self) -> io::Result<Vec<Process>> {
+    /// The processes that this one has started, directly or not, as far as they can be told: its descendants, and
+    /// what is left of its process group.
+    pub(crate) fn family(&self) -> io::Result<Vec<Process>> {
         let boot = boot()?;
-        let mut members = Vec::new();
+        let mut others = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
-            // Those that end while we look are none of our business.
+            // Those that end while we look are none of our business; none is older than what started it.
             let Ok(stat) = Stat::read(pid) else { continue };
-            let alive = !matches!(stat.state, b'Z' | b'X');
-            // A group's number is not reused while it has members, and a member is younger than its leader.
-            if alive && stat.group == self.pid && pid != self.pid && stat.started >= self.started {
-                members.push(Process { pid, started: stat.started, boot: boot.clone() });
+            if pid != self.pid && !matches!(stat.state, b'Z' | b'X') && stat.started >= self.started {
+                others.push((pid, stat));
             }
         }
-        Ok(members)
+        let alive = self.doing() != Doing::Gone;
+        let mut known: BTreeSet<u32> = alive.then_some(self.pid).into_iter().collect();
+        let mut family = Vec::new();
+        loop {
+            let found = others.iter().position(|(_, stat)| {
+                // A group's number is not given away while it has members.
+                known.contains(&stat.parent) || stat.group == self.pid
+            });
+            let Some(found) = found else { return Ok(family) };
+            let (pid, stat) = others.swap_remove(found);
+            known.insert(pid);
+            family.push(Process { pid, started: stat.started, boot: boot.clone() });
+        }
     }
 
     /// Bytes of memory that are resident, and CPU time used, of a process that runs.
@@ -170,7 +182,7 @@ impl Process {
 pub struct Usage {
     /// Resident memory in bytes.
     pub resident_bytes: u64,
-    /// CPU time of all its threads.
+    /// CPU time of all its threads, and of ended processes that it had started.
     pub cpu: Duration,
 }
 
@@ -193,6 +205,7 @@ fn boot() -> io::Result<String> {
 /// The fields of `/proc/PID/stat` that matter here.
 struct Stat {
     state: u8,
+    parent: u32,
     group: u32,
     ticks: u64,
     started: u64,
@@ -212,8 +225,10 @@ impl Stat {
         let number = |nth: usize| fields.get(nth - 3)?.parse::<u64>().ok();
         Some(Stat {
             state: *fields.first()?.as_bytes().first()?,
+            parent: u32::try_from(number(4)?).ok()?,
             group: u32::try_from(number(5)?).ok()?,
-            ticks: number(14)? + number(15)?,
+            // Its own, and its children's that it has waited for.
+            ticks: number(14)? + number(15)? + number(16)? + number(17)?,
             started: number(22)?,
         })
     }
@@ -262,7 +277,7 @@ mod tests {
     fn a_name_with_parentheses_and_spaces_is_skipped() {
         let tail = (4..=52).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
         let stat = Stat::parse(&format!("7 (a) S (b)) T {tail}")).unwrap();
-        assert_eq!((stat.state, stat.group, stat.ticks, stat.started), (b'T', 5, 29, 22));
+        assert_eq!((stat.state, stat.group, stat.ticks, stat.started), (b'T', 5, 62, 22));
         assert!(Stat::parse("7 (a").is_none());
     }
 }

@@ -84,14 +84,14 @@ pub async fn down(dir: &Path, purge: bool) -> anyhow::Result<State> {
             })
             .collect::<Vec<Process>>())
     })?;
-    end(&processes).await?;
-    let record = Record::expect(&dir)?;
-    for node in &record.nodes {
-        let Some(process) = &node.process else { continue };
-        try_join_all(process.group()?.iter().map(kill))
-            .await
-            .context("cannot end what a node has started")?;
+    let mut family = Vec::new();
+    for process in &processes {
+        family.extend(process.family().context("cannot see what the nodes have started")?);
     }
+    end(&processes).await?;
+    // A node ends what it has started; one that had to be killed could not.
+    try_join_all(family.iter().map(kill)).await.context("cannot end what a node has started")?;
+    let record = Record::expect(&dir)?;
     let state = State::of(&dir, &record);
     if purge {
         self::purge(&dir, &record).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -107,7 +107,7 @@ pub fn kill_all(dir: &Path) -> anyhow::Result<()> {
     let leaders: Vec<&Process> = record.nodes.iter().filter_map(|node| node.process.as_ref()).collect();
     let mut processes = Vec::new();
     for leader in leaders {
-        processes.extend(leader.group()?);
+        processes.extend(leader.family()?);
         processes.push(leader.clone());
     }
     kill_now(&processes)?;

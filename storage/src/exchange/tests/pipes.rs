@@ -173,6 +173,15 @@ impl Sink for MemorySink {
 
     async fn accept(&self, cid: Cid, data: Bytes) -> Result<Accepted, FetchError> {
         block::verify(&cid, &data)?;
+        self.accept_hashed(cid, data).await
+    }
+
+    fn progress(&self) -> Progress {
+        let walk = self.walk.lock().unwrap();
+        Progress { complete: walk.ahead.is_empty() && walk.asked.is_empty(), ..walk.progress }
+    }
+
+    async fn accept_hashed(&self, cid: Cid, data: Bytes) -> Result<Accepted, FetchError> {
         let mut walk = self.walk.lock().unwrap();
         if !walk.asked.remove(cid.hash()) {
             return Ok(Accepted::NotWanted);
@@ -184,11 +193,6 @@ impl Sink for MemorySink {
         walk.enter(&cid, &data);
         self.memory.put(&Block { cid, data });
         Ok(Accepted::Stored)
-    }
-
-    fn progress(&self) -> Progress {
-        let walk = self.walk.lock().unwrap();
-        Progress { complete: walk.ahead.is_empty() && walk.asked.is_empty(), ..walk.progress }
     }
 
     async fn finish(&self) -> Result<(), FetchError> {
@@ -203,7 +207,7 @@ pub struct Swarm(Arc<Hub>);
 
 #[derive(Default)]
 pub struct Hub {
-    exchanges: Mutex<BTreeMap<u8, Weak<Node>>>,
+    exchanges: Mutex<BTreeMap<u8, Weak<Inner>>>,
     kubos: Mutex<BTreeMap<u8, tokio::sync::mpsc::UnboundedSender<(u8, DuplexStream)>>>,
     cuts: Mutex<BTreeMap<u8, Arc<AtomicBool>>>,
     providers: Mutex<BTreeMap<Cid, Vec<Peer>>>,
@@ -231,12 +235,16 @@ impl Swarm {
 
     pub fn start(&self, n: u8, memory: Memory) -> Arc<Node> {
         let memory = Arc::new(memory);
+        let exchange = self.start_with(n, Arc::new(Shared(Arc::clone(&memory))));
+        Arc::new(Node { exchange, memory })
+    }
+
+    /// A peer with other contents.
+    pub fn start_with(&self, n: u8, contents: Arc<dyn Contents>) -> Exchange {
         let view = View { hub: Arc::downgrade(&self.0), me: n };
-        let contents = Arc::new(Shared(Arc::clone(&memory)));
         let exchange = Exchange::start(contents, Arc::new(view), Config::default());
-        let node = Arc::new(Node { exchange, memory });
-        self.exchanges.lock().unwrap().insert(n, Arc::downgrade(&node));
-        node
+        self.exchanges.lock().unwrap().insert(n, Arc::downgrade(&exchange.inner));
+        exchange
     }
 
     /// Serves blocks on a stream for each, as Kubo does.
@@ -255,7 +263,7 @@ impl Swarm {
                     let block = message::Block::new(&entry.cid, data);
                     let message = Message { blocks: vec![block], ..Message::default() };
                     ours.write_all(&message.encode().concat()).await.unwrap();
-                    hub.node(asker).unwrap().exchange.inbound(hub.peer(n), Box::pin(theirs));
+                    hub.node(asker).unwrap().inbound(hub.peer(n), Box::pin(theirs));
                 }
             }
         });
@@ -284,8 +292,9 @@ impl Hub {
         Arc::clone(self.cuts.lock().unwrap().entry(n).or_default())
     }
 
-    fn node(&self, n: u8) -> Option<Arc<Node>> {
-        self.exchanges.lock().unwrap().get(&n)?.upgrade()
+    fn node(&self, n: u8) -> Option<Exchange> {
+        let inner = self.exchanges.lock().unwrap().get(&n)?.upgrade()?;
+        Some(Exchange { inner })
     }
 }
 
@@ -307,11 +316,11 @@ impl Network for View {
         }
         let node = hub.node(n).ok_or_else(refused)?;
         let me = hub.peer(self.me);
-        node.exchange.peer_connected(me.clone());
+        node.peer_connected(me.clone());
         if let Some(own) = hub.node(self.me) {
-            own.exchange.peer_connected(peer.clone());
+            own.peer_connected(peer.clone());
         }
-        node.exchange.inbound(me, Box::pin(Pipe { pipe: theirs, cuts: cuts.clone() }));
+        node.inbound(me, Box::pin(Pipe { pipe: theirs, cuts: cuts.clone() }));
         Ok(Box::pin(Pipe { pipe: ours, cuts }))
     }
 

@@ -1,0 +1,210 @@
+//! After a reconnect, a restart or a sleep: workers are asked what they have before anything else happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ::job::{PeerId, Time};
+
+use super::core::{Core, JobKey, Patience, Timer};
+use super::job::{Job, Trouble};
+use super::ledger::{Ledger, Part};
+use super::record::{EpochRecord, NODE};
+use super::{Effect, Identity, Owner, Settings};
+use crate::bug::Bug;
+use crate::crypto::Signed;
+use crate::message::{AwardOrder, Direct, JobSpans, Live, MAX_JOBS_PER_MESSAGE, MAX_SPANS, Reconcile};
+use crate::range::{RangeSet, spans};
+use crate::record::{Kind, Record, RecordKey, RestoreError};
+
+/// How long a worker may take to answer before it is asked again.
+const ANSWER: Duration = Duration::from_secs(5);
+
+impl Owner {
+    /// Asks a worker about everything that is believed to be with it.
+    pub(super) fn reconcile(&mut self, now: Time, worker: PeerId, out: &mut Vec<Effect>) {
+        if !self.core.is_connected(worker) {
+            return;
+        }
+        self.core.questions += 1;
+        let id = self.core.questions;
+        let epoch = self.core.epoch;
+        let peer = self.core.peer(worker, now);
+        peer.asked = Some(id);
+        let keys: Vec<JobKey> = peer.live.keys().copied().collect();
+        let mut pages: Vec<JobSpans> = Vec::new();
+        for key in keys {
+            let Some(share) = self.jobs.get(&key).and_then(|job| job.shares.get(&worker)) else { continue };
+            for page in spans(share.live.iter().copied()).chunks(MAX_SPANS) {
+                pages.push(JobSpans { job: key.0, version: key.1, spans: page.to_vec() });
+            }
+        }
+        if pages.is_empty() {
+            return;
+        }
+        for page in pages.chunks(MAX_JOBS_PER_MESSAGE) {
+            let message = Direct::Reconcile(Reconcile { id, epoch, jobs: page.to_vec() });
+            out.push(Effect::Send { to: worker, message });
+        }
+        self.core.be_patient(Patience::Reconcile(worker), ANSWER);
+    }
+
+    /// A worker did not answer; it is asked again while it is there.
+    pub(super) fn on_no_answer(&mut self, now: Time, worker: PeerId, out: &mut Vec<Effect>) {
+        if self.core.peer(worker, now).asked.is_some() {
+            self.reconcile(now, worker, out);
+        }
+    }
+
+    pub(super) fn on_live(&mut self, now: Time, from: PeerId, live: Live, out: &mut Vec<Effect>) {
+        self.heard(now, from, Some(live.stamp), out);
+        let peer = self.core.peer(from, now);
+        if live.answers != 0 && peer.asked == Some(live.answers) {
+            peer.asked = None;
+            self.core.patience.clear(Patience::Reconcile(from));
+        }
+        if let Some(newest) = &live.newest {
+            self.raise_epoch(now, newest, out);
+        }
+        for job in &live.jobs {
+            self.take_live(now, from, job, out);
+        }
+    }
+
+    /// A worker shows an award of ours with a higher epoch than ours: our record is older than it was.
+    fn raise_epoch(&mut self, _now: Time, newest: &Signed, out: &mut Vec<Effect>) {
+        let core = &mut self.core;
+        let Ok(order) = newest.open::<AwardOrder>(core.me(), core.identity.crypto.as_ref()) else { return };
+        if order.epoch >= core.epoch {
+            core.epoch = order.epoch.saturating_add(1);
+            core.record_epoch(out);
+        }
+    }
+
+    /// An owner from its records; with none it is a new one. Takes a new epoch and makes it durable through
+    /// `out`, and asks every worker about awards in doubt.
+    pub fn restore(
+        settings: Settings,
+        identity: Identity,
+        records: impl IntoIterator<Item = Record>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Result<Self, RestoreError> {
+        let mut core = Core::new(settings, identity, now);
+        let mut stored = 0;
+        let mut by_job: BTreeMap<JobKey, Vec<Record>> = BTreeMap::new();
+        for record in records {
+            match record.key.kind {
+                Kind::Epoch => stored = record.read::<EpochRecord>()?.epoch,
+                _ => by_job.entry((record.key.job, record.key.version)).or_default().push(record),
+            }
+        }
+        let fresh = u32::try_from(now.unix_seconds()).unwrap_or(u32::MAX);
+        core.epoch = fresh.max(stored.saturating_add(1)).max(1);
+        if core.has_bug(Bug::EpochNotRecorded) {
+            core.epoch = 1;
+        } else {
+            core.record_epoch(out);
+        }
+        let mut owner = Owner { core, jobs: BTreeMap::new() };
+        for (key, mut records) in by_job {
+            if records.iter().any(|record| record.key.kind == Kind::Settled) {
+                continue;
+            }
+            records.sort_by_key(|record| record.key);
+            if let Some(ledger) = Ledger::from_records(key.0, key.1, &records)? {
+                owner.resume(now, key, ledger, out);
+            }
+        }
+        owner.settle(now, out);
+        Ok(owner)
+    }
+
+    /// A job goes on after a restart.
+    fn resume(&mut self, now: Time, key: JobKey, ledger: Ledger, out: &mut Vec<Effect>) {
+        let core = &mut self.core;
+        let mut job = Job::new(ledger);
+        job.restore_work(core, now, out);
+        if !job.ended()
+            && let Some(total) = job.ledger.job.total
+        {
+            let ends =
+                job.ledger.job.created.saturating_add(u64::try_from(total.as_nanos()).unwrap_or(u64::MAX));
+            core.timers.set(Timer::Total(key), now.at_wall(ends));
+        }
+        if !job.stops.is_empty() {
+            core.timers.set(Timer::Stops(key), now);
+        }
+        core.dirty.insert(key);
+        self.jobs.insert(key, job);
+    }
+}
+
+impl Core {
+    pub(super) fn record_epoch(&self, out: &mut Vec<Effect>) {
+        let key = RecordKey { job: NODE, version: 0, kind: Kind::Epoch, number: 0 };
+        out.push(Effect::Persist(Record::new(key, &EpochRecord { epoch: self.epoch })));
+    }
+}
+
+impl Job {
+    /// Who has what, what is open and what must be stopped, from the ledger.
+    fn restore_work(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
+        self.restore_trouble();
+        let mut open = RangeSet::full(self.ledger.job.count);
+        for set in [&self.ledger.committed, &self.ledger.failed] {
+            for (first, end) in set.ranges() {
+                open.remove(first, end);
+            }
+        }
+        let mut stops: BTreeMap<PeerId, BTreeSet<Part>> = BTreeMap::new();
+        let mut live: BTreeMap<PeerId, BTreeSet<Part>> = BTreeMap::new();
+        for (part, execution) in &self.ledger.executions {
+            let worker = self.ledger.worker_of(execution);
+            let silent = execution.state.is_terminal() && execution.outcome.is_none();
+            if !execution.state.is_terminal() && !execution.given_up {
+                open.remove(part.0, part.0 + 1);
+                live.entry(worker).or_default().insert(*part);
+            } else if execution.given_up && !execution.state.is_terminal()
+                || silent && execution.state != ::job::state::ExecutionState::BidRejected
+            {
+                stops.entry(worker).or_default().insert(*part);
+            }
+        }
+        self.open = if self.ended() { RangeSet::default() } else { open };
+        self.stops = if core.has_bug(Bug::ForgetStop) { BTreeMap::new() } else { stops };
+        if core.has_bug(Bug::NoReconcile) {
+            for part in live.values().flatten() {
+                self.open.insert(part.0, part.0 + 1);
+            }
+            return;
+        }
+        for (worker, parts) in live {
+            let share = self.shares.entry(worker).or_default();
+            share.live = parts;
+            share.last = now;
+            let count = share.live.len();
+            core.count_live(worker, self.key(), now, count, out);
+            if worker == core.me() {
+                core.be_patient(Patience::Reconcile(worker), ANSWER);
+            } else {
+                out.push(Effect::Dial { peer: worker, addresses: Vec::new() });
+            }
+        }
+    }
+
+    fn restore_trouble(&mut self) {
+        for (part, execution) in &self.ledger.executions {
+            let failed = execution.state == ::job::state::ExecutionState::Failed;
+            let worker = self.ledger.worker_of(execution);
+            match &execution.outcome {
+                Some(outcome) if failed => {
+                    let trouble: &mut Trouble = self.trouble.entry(part.0).or_default();
+                    trouble.failures += 1;
+                    trouble.failed_on.insert(worker, outcome.clone());
+                }
+                None if failed || execution.unknown => self.trouble.entry(part.0).or_default().lost += 1,
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Both machines together: a small swarm in virtual time, through their public interfaces only.
+
+mod faults;
+mod harness;
+mod life;
