@@ -531,6 +531,12 @@ impl Worker {
             .flat_map(|(key, job)| job.phases().map(|(part, phase)| (execution_key(*key, part), phase)))
     }
 
+    /// Who owns a job that this node works for or remembers as open.
+    pub fn owner_of(&self, job: JobId) -> Option<PeerId> {
+        let works = self.jobs.range((job, 0)..=(job, u32::MAX)).next().map(|(_, held)| held.owner);
+        works.or_else(|| self.market.owner_of(job))
+    }
+
     fn on_message(&mut self, now: Time, from: PeerId, message: Direct, out: &mut Vec<Effect>) {
         match message {
             Direct::Ask(ask) => self.on_ask(now, from, *ask, out),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use ::job::{PeerId, Time};
+use ::job::{JobId, PeerId, Time};
 
 use super::admission::HOLD;
 use super::{Effect, JobKey, Timer, Verdict, Worker, millis};
@@ -64,6 +64,13 @@ struct Open {
     until: Time,
     /// The message as its owner signed it; none when it was asked directly.
     signed: Option<(Class, Bytes)>,
+}
+
+impl Market {
+    /// Who owns a job that is remembered.
+    pub(super) fn owner_of(&self, job: JobId) -> Option<PeerId> {
+        self.remembered.range((job, 0)..=(job, u32::MAX)).next().map(|(_, open)| open.owner)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
