@@ -142,7 +142,7 @@ pub async fn all(app: &App) -> Vec<Value> {
     let mut nodes = vec![state(own(app).await, true, now)];
     let connected: Vec<PeerId> =
         app.host.connected_peers().iter().filter_map(peers::from_network).take(ASKED).collect();
-    let asked = connected.iter().map(|peer| ask(app, *peer));
+    let asked: Vec<_> = connected.iter().map(|peer| ask(app.clone(), *peer)).collect();
     let answers: Vec<Value> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
     for info in answers {
         nodes.push(state(info, true, now));
@@ -156,7 +156,7 @@ pub async fn all(app: &App) -> Vec<Value> {
 }
 
 /// What a peer says of itself. What it says it is called is replaced by who it is.
-async fn ask(app: &App, peer: PeerId) -> Value {
+async fn ask(app: App, peer: PeerId) -> Value {
     let asked = async {
         let path = "/api/v1/agent/node";
         let answer = remote::ask(&app.host, peer, Method::GET, path, Body::empty(), None).await.ok()?;

@@ -500,7 +500,7 @@ fn empty_dir(path: &Path) -> Result<(), StartError> {
 /// The jobs of earlier runs, from their records.
 fn load_index(app: &App) -> Result<(), StartError> {
     let mut of_job: Vec<Record> = Vec::new();
-    let mut add = |records: Vec<Record>| match JobView::from_records(records) {
+    let add = |records: Vec<Record>| match JobView::from_records(records) {
         Ok(Some(view)) => {
             let labels = crate::view::spec(&view).map(|spec| spec.labels).unwrap_or_default();
             app.index.add(Line { summary: view.summary, labels });
