@@ -5,12 +5,12 @@
 //! beyond the [`Task`] it is given, and fetches or publishes nothing: inputs are on disk before an engine
 //! sees them, and results are plain files when it is done.
 //!
-//! WASM guests never share an address space with the node. `WasmEngine` runs them in *runner* children,
+//! WASM guests never share an address space with the node. [`WasmEngine`] runs them in *runner* children,
 //! one per [`TrustClass`], each the same binary started again, sandboxed before it sees the first byte of
-//! a guest; see [`wasm`]. The binary that a node runs in must therefore call `runner::main` when it is
+//! a guest; see [`wasm`]. The binary that a node runs in must therefore call [`runner::main`] when it is
 //! started as a runner:
 //!
-//! ```ignore
+//! ```no_run
 //! fn main() -> std::process::ExitCode {
 //!     if std::env::args_os().nth(1).is_some_and(|mode| mode == "runner") {
 //!         return engines::runner::main();
@@ -31,7 +31,7 @@ pub mod ended;
 pub mod engine;
 pub mod output;
 pub mod resources;
-
+pub mod runner;
 pub mod running;
 pub mod task;
 pub mod wasm;
@@ -41,4 +41,4 @@ pub use engine::{Engine, EngineKind, PrepareError, Prepared, StartError, Support
 pub use output::{OutputChunk, OutputReader, Stream};
 pub use running::{Running, StopReason};
 pub use task::{InputMount, Limits, ModuleSource, OutputMount, Task, TaskKind, TrustClass};
-pub use wasm::{RunnerCommand, SandboxReport, Settings};
+pub use wasm::{RunnerCommand, SandboxReport, Settings, WasmEngine};

@@ -1,4 +1,4 @@
-//! How a `WasmEngine` is set up, and what its sandbox turned out to be.
+//! How a [`WasmEngine`](super::WasmEngine) is set up, and what its sandbox turned out to be.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ impl Settings {
     }
 }
 
-/// The command that calls `runner::main`.
+/// The command that calls [`runner::main`](crate::runner::main).
 #[derive(Debug, Clone)]
 pub struct RunnerCommand {
     /// The program.
