@@ -585,6 +585,10 @@ impl Owner {
     /// Everything whose time has come.
     fn on_time(&mut self, now: Time, out: &mut Vec<Effect>) {
         while let Some(timer) = self.core.timers.pop(now) {
+            if let Timer::Own(patience) = timer {
+                self.on_patience(now, patience, out);
+                continue;
+            }
             let Owner { core, jobs } = self;
             let (Timer::Round(key)
             | Timer::Queued(key)
@@ -602,16 +606,20 @@ impl Owner {
                 Timer::QueueLimit(_) => job.on_queue_limit(core, now, out),
                 Timer::Total(_) => job.on_total(core, now, out),
                 Timer::Stops(_) => job.on_stops_due(core, now, out),
-                Timer::Announce => {}
+                Timer::Announce | Timer::Own(_) => {}
             }
             core.dirty.insert(key);
         }
         while let Some(patience) = self.core.pop_patience() {
-            match patience {
-                Patience::Reply(key, award) => self.on_silence(now, key, award, out),
-                Patience::Lease(worker) => self.on_lease_end(now, worker, out),
-                Patience::Reconcile(worker) => self.on_no_answer(now, worker, out),
-            }
+            self.on_patience(now, patience, out);
+        }
+    }
+
+    fn on_patience(&mut self, now: Time, patience: Patience, out: &mut Vec<Effect>) {
+        match patience {
+            Patience::Reply(key, award) => self.on_silence(now, key, award, out),
+            Patience::Lease(worker) => self.on_lease_end(now, worker, out),
+            Patience::Reconcile(worker) => self.on_no_answer(now, worker, out),
         }
     }
 

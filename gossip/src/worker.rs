@@ -531,10 +531,11 @@ impl Worker {
             .flat_map(|(key, job)| job.phases().map(|(part, phase)| (execution_key(*key, part), phase)))
     }
 
-    /// Who owns a job that this node works for or remembers as open.
+    /// Who owns a job, as far as this worker has heard: from what it runs or ran lately, its receipts, and
+    /// announcements that it remembers.
     pub fn owner_of(&self, job: JobId) -> Option<PeerId> {
-        let works = self.jobs.range((job, 0)..=(job, u32::MAX)).next().map(|(_, held)| held.owner);
-        works.or_else(|| self.market.owner_of(job))
+        let here = self.jobs.range((job, 0)..=(job, u32::MAX)).next().map(|(_, job)| job.owner);
+        here.or_else(|| self.market.owner_of(job))
     }
 
     fn on_message(&mut self, now: Time, from: PeerId, message: Direct, out: &mut Vec<Effect>) {

@@ -80,7 +80,7 @@ impl Job {
         self.changed = true;
         let message = self.award_message(core, now, number, worker, spans);
         self.unanswered.insert(number, (worker, message.clone()));
-        core.be_patient(Patience::Reply(self.key(), number), core.settings.award_reply);
+        core.be_patient_with(worker, now, Patience::Reply(self.key(), number), core.settings.award_reply);
         out.push(Effect::Send { to: worker, message: Direct::Award(Box::new(message)) });
         count
     }
@@ -321,7 +321,7 @@ impl Owner {
         let Some(job) = jobs.get_mut(&key) else { return };
         if job.unanswered.get(&reply.award).is_some_and(|(worker, _)| *worker == from) {
             job.unanswered.remove(&reply.award);
-            core.patience.clear(Patience::Reply(key, reply.award));
+            core.calm(Patience::Reply(key, reply.award));
         }
         let mine = |job: &Job, part: &Part| {
             let execution = job.ledger.executions.get(part);
@@ -363,9 +363,11 @@ impl Owner {
         let Owner { core, jobs } = self;
         let Some(job) = jobs.get_mut(&key) else { return };
         let parts: BTreeSet<Part> = parts_of(&recalled.spans).collect();
+        let nothing = parts.is_empty();
         job.declined(core, now, from, parts, "it was taken back before it started", out);
         if let Some(share) = job.shares.get_mut(&from) {
-            share.recalled = false;
+            // What has started stays: asking again would change nothing until it ends something.
+            share.recalled = nothing;
         }
         let workers: Vec<PeerId> = job.shares.keys().copied().filter(|worker| *worker != from).collect();
         job.hungry.extend(workers);
@@ -377,29 +379,21 @@ impl Owner {
         let Owner { core, jobs } = self;
         let Some(job) = jobs.get_mut(&key) else { return };
         let Some((worker, message)) = job.unanswered.get(&award).cloned() else { return };
+        let parts = job.unanswered_parts(worker, award);
+        if parts.is_empty() {
+            // Its worker has spoken of all of it by other means.
+            job.unanswered.remove(&award);
+            return;
+        }
         if job.never() && !core.has_bug(Bug::NeverRetried) {
             // It may have started: only its worker can say. The same award again starts nothing twice.
-            core.be_patient(Patience::Reply(key, award), core.settings.award_reply * 4);
+            core.be_patient_with(worker, now, Patience::Reply(key, award), core.settings.award_reply * 4);
             if core.is_connected(worker) {
                 out.push(Effect::Send { to: worker, message: Direct::Award(Box::new(message)) });
             }
             return;
         }
         job.unanswered.remove(&award);
-        let parts: BTreeSet<Part> = job
-            .shares
-            .get(&worker)
-            .map(|share| share.live.iter().copied().collect::<Vec<_>>())
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|part| {
-                let execution = job.ledger.executions.get(part);
-                execution.is_some_and(|one| one.award == award && one.state == ExecutionState::New)
-            })
-            .collect();
-        if parts.is_empty() {
-            return;
-        }
         core.penalise(worker, now);
         job.bids.remove(&worker);
         job.fate(now, &parts, Fate::Silent, "its worker did not answer the award", false, out);
@@ -416,6 +410,16 @@ impl Owner {
 }
 
 impl Job {
+    /// Executions of an award that its worker has said nothing of.
+    fn unanswered_parts(&self, worker: PeerId, award: u64) -> BTreeSet<Part> {
+        let Some(share) = self.shares.get(&worker) else { return BTreeSet::new() };
+        let silent = |part: &&Part| {
+            let execution = self.ledger.executions.get(*part);
+            execution.is_some_and(|one| one.award == award && one.state == ExecutionState::New)
+        };
+        share.live.iter().filter(silent).copied().collect()
+    }
+
     fn accepted(&mut self, part: Part, now: Time, eta_ms: u64) {
         let Some(execution) = self.ledger.executions.get_mut(&part) else { return };
         if execution.state.can_become(ExecutionState::BidAccepted) {

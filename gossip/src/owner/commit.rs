@@ -321,6 +321,7 @@ impl Job {
         let most = self.ledger.job.attempts;
         let trouble = self.trouble.entry(part.0).or_default();
         trouble.failures += 1;
+        trouble.swept = 0;
         let same = trouble.failed_on.iter().any(|(other, before)| *other != worker && alike(before, outcome));
         trouble.failed_on.insert(worker, outcome.clone());
         let class = match outcome {
@@ -457,7 +458,7 @@ impl Job {
         self.round = Round::Idle;
         self.waiting_since = None;
         for (award, _) in std::mem::take(&mut self.unanswered) {
-            core.patience.clear(super::core::Patience::Reply(self.key(), award));
+            core.calm(super::core::Patience::Reply(self.key(), award));
         }
         for timer in [Timer::Round, Timer::Queued, Timer::QueueLimit, Timer::Total] {
             core.timers.clear(timer(self.key()));

@@ -48,6 +48,8 @@ pub(super) enum Timer {
     Stops(JobKey),
     /// Announcements that had to wait for their turn.
     Announce,
+    /// What is expected of this node's own worker, which needs no peers.
+    Own(Patience),
 }
 
 /// What the machine waits for while it is awake and has a peer.
@@ -176,6 +178,21 @@ impl Core {
         self.patience.set(key, Time { boot: self.awake, wall: 0 } + span);
     }
 
+    /// The same for a timer about one worker; for this node's own it runs always.
+    pub(super) fn be_patient_with(&mut self, worker: PeerId, now: Time, key: Patience, span: Duration) {
+        if worker == self.me() {
+            self.timers.set(Timer::Own(key), now + span);
+        } else {
+            self.be_patient(key, span);
+        }
+    }
+
+    /// What was waited for has come.
+    pub(super) fn calm(&mut self, key: Patience) {
+        self.patience.clear(key);
+        self.timers.clear(Timer::Own(key));
+    }
+
     pub(super) fn pop_patience(&mut self) -> Option<Patience> {
         self.patience.pop(Time { boot: self.awake, wall: 0 })
     }
@@ -236,7 +253,7 @@ impl Core {
             self.be_patient(Patience::Lease(worker), lease);
         } else {
             peer.unknown = false;
-            self.patience.clear(Patience::Lease(worker));
+            self.calm(Patience::Lease(worker));
         }
         out.push(Effect::Watch { peer: worker, live: has });
     }

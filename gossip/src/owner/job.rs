@@ -139,6 +139,8 @@ pub(super) struct Trouble {
     pub(super) failures: u32,
     /// Attempts lost with their workers.
     pub(super) lost: u32,
+    /// Sweeps that found nobody else since it failed.
+    pub(super) swept: u32,
     /// Workers on which it failed, and how.
     pub(super) failed_on: BTreeMap<PeerId, Outcome>,
 }
@@ -252,5 +254,6 @@ impl Share {
         self.gap = Some(self.gap.map_or(took, |gap| (gap / 4).saturating_mul(3).saturating_add(took / 4)));
         self.last = now;
         self.full = false;
+        self.recalled = false;
     }
 }

@@ -81,7 +81,7 @@ impl Owner {
         for subscribers in self.core.subscribers.values_mut() {
             subscribers.remove(&peer);
         }
-        self.core.patience.clear(Patience::Reconcile(peer));
+        self.core.calm(Patience::Reconcile(peer));
         let known = self.core.peer(peer, now);
         known.asked = None;
         if !known.live.is_empty() {

@@ -402,8 +402,12 @@ impl Ledger {
 
     /// What made a partition fail, in words; with the fault's class where there was one.
     pub(super) fn failure_of(&self, partition: u32) -> Option<(Option<FaultClass>, String)> {
-        let mut ended = self.attempts(partition).filter(|(_, one)| one.state == ExecutionState::Failed);
-        let (_, execution) = ended.next_back()?;
+        // What failed by itself says more than what was lost or cancelled after it.
+        let own = self
+            .attempts(partition)
+            .rfind(|(_, one)| one.state == ExecutionState::Failed && one.outcome.is_some());
+        let failed = || self.attempts(partition).rfind(|(_, one)| one.state == ExecutionState::Failed);
+        let (_, execution) = own.or_else(failed).or_else(|| self.attempts(partition).next_back())?;
         let class = match &execution.outcome {
             Some(Outcome::Fault(class, _)) => Some(*class),
             _ => None,

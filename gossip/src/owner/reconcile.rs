@@ -45,7 +45,7 @@ impl Owner {
             let message = Direct::Reconcile(Reconcile { id, epoch, jobs: page.to_vec() });
             out.push(Effect::Send { to: worker, message });
         }
-        self.core.be_patient(Patience::Reconcile(worker), ANSWER);
+        self.core.be_patient_with(worker, now, Patience::Reconcile(worker), ANSWER);
     }
 
     /// A worker did not answer; it is asked again while it is there.
@@ -60,7 +60,7 @@ impl Owner {
         let peer = self.core.peer(from, now);
         if live.answers != 0 && peer.asked == Some(live.answers) {
             peer.asked = None;
-            self.core.patience.clear(Patience::Reconcile(from));
+            self.core.calm(Patience::Reconcile(from));
         }
         if let Some(newest) = &live.newest {
             self.raise_epoch(now, newest, out);
@@ -115,6 +115,8 @@ impl Owner {
                 owner.resume(now, key, ledger, out);
             }
         }
+        let me = owner.core.me();
+        owner.reconcile(now, me, out);
         owner.settle(now, out);
         Ok(owner)
     }
@@ -184,9 +186,7 @@ impl Job {
             share.last = now;
             let count = share.live.len();
             core.count_live(worker, self.key(), now, count, out);
-            if worker == core.me() {
-                core.be_patient(Patience::Reconcile(worker), ANSWER);
-            } else {
+            if worker != core.me() {
                 out.push(Effect::Dial { peer: worker, addresses: Vec::new() });
             }
         }

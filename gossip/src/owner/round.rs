@@ -74,6 +74,12 @@ impl Job {
         self.bidders.contains(&peer) || self.declines.contains_key(&peer)
     }
 
+    /// Everybody who is connected has answered, and there is nobody else.
+    pub(super) fn all_heard(&self, core: &Core) -> bool {
+        core.size() <= core.connected.len() as u64
+            && core.connected.iter().all(|peer| self.has_answered(*peer))
+    }
+
     /// Everybody who could have heard the announcement has answered.
     fn all_answered(&self, core: &Core) -> bool {
         let none = std::collections::BTreeSet::new();

@@ -178,9 +178,10 @@ impl Owner {
     }
 
     /// A worker is back: it hears the stops that wait for it.
-    pub(super) fn send_stops(&mut self, _now: Time, peer: PeerId, out: &mut Vec<Effect>) {
+    pub(super) fn send_stops(&mut self, now: Time, peer: PeerId, out: &mut Vec<Effect>) {
         for job in self.jobs.values().filter(|job| job.stops.contains_key(&peer)) {
             job.stop_again(&self.core, peer, out);
+            self.core.timers.set_earlier(Timer::Stops(job.key()), now + STOP_AGAIN);
         }
     }
 }

@@ -147,10 +147,17 @@ impl Job {
     /// Partitions that failed, and that nobody else bid on in a full sweep, have failed for good.
     pub(super) fn give_up_hopeless(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
         debug_assert_eq!(self.round, Round::Waiting);
+        // One whose answer is still on its way must not be taken for nobody.
+        let enough = if self.all_heard(core) { 1 } else { 2 };
+        for (_, trouble) in self.trouble.iter_mut().filter(|(partition, _)| self.open.contains(**partition)) {
+            trouble.swept = trouble.swept.saturating_add(1);
+        }
         let hopeless: Vec<u32> = self
             .trouble
             .iter()
-            .filter(|(partition, trouble)| trouble.failures > 0 && self.open.contains(**partition))
+            .filter(|(partition, trouble)| {
+                trouble.failures > 0 && trouble.swept >= enough && self.open.contains(**partition)
+            })
             .filter(|(_, trouble)| {
                 let other = |peer: &::job::PeerId| !trouble.failed_on.contains_key(peer);
                 let busy = self.declines.iter().any(|(peer, (code, _))| other(peer) && code.is_passing());

@@ -90,6 +90,8 @@ pub(crate) struct Swarm {
     /// Messages of these kinds are lost.
     pub(crate) lose: BTreeSet<&'static str>,
     pub(crate) released: Vec<ExecutionKey>,
+    /// Whether messages are printed: for finding out what a failing test did.
+    pub(crate) trace: bool,
 }
 
 pub(crate) fn peer(number: u8) -> PeerId {
@@ -149,6 +151,7 @@ impl Swarm {
             penalised: Vec::new(),
             lose: BTreeSet::new(),
             released: Vec::new(),
+            trace: false,
         };
         for number in 1..=count {
             swarm.add(number, slots);
@@ -351,7 +354,7 @@ impl Swarm {
             match event {
                 Event::Message(from, to, bytes) => {
                     let message = Direct::decode(&bytes).expect("what was encoded decodes");
-                    if std::env::var("TRACE").is_ok() {
+                    if self.trace {
                         let text = format!("{message:?}");
                         eprintln!(
                             "{:.3} {} -> {} {}",

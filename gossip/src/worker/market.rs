@@ -25,6 +25,10 @@ const MAX_BUCKETS: usize = 4096;
 /// Announcement messages of one owner: this many at once, then one a second.
 const BURST: u32 = 10;
 
+/// Jobs that ended whose owners are remembered, and for how long at least.
+const MAX_PAST: usize = 4096;
+const PAST_TTL: Duration = Duration::from_secs(600);
+
 /// How far an owner's clock may be off.
 const SKEW: Duration = Duration::from_secs(120);
 
@@ -51,6 +55,8 @@ pub(super) struct Market {
     /// Peers that were asked, and when.
     pulls: BTreeMap<PeerId, Time>,
     pulled: Option<Time>,
+    /// Owners of jobs that ended here or whose announcements did, for a while.
+    past: BTreeMap<JobId, (PeerId, Time)>,
     /// A job was declined for want of capacity since peers were last asked.
     missed: bool,
 }
@@ -64,13 +70,6 @@ struct Open {
     until: Time,
     /// The message as its owner signed it; none when it was asked directly.
     signed: Option<(Class, Bytes)>,
-}
-
-impl Market {
-    /// Who owns a job that is remembered.
-    pub(super) fn owner_of(&self, job: JobId) -> Option<PeerId> {
-        self.remembered.range((job, 0)..=(job, u32::MAX)).next().map(|(_, open)| open.owner)
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +165,7 @@ impl Worker {
             return;
         }
         self.counters.announced += 1;
+        self.market.note_past(now, announcement.job, open.owner);
         let asked = open.signed.is_none();
         let weight = self.weight(announcement);
         let draw = lottery::draw(announcement.seed, announcement.job, self.identity.me);
@@ -364,6 +364,21 @@ impl Worker {
 }
 
 impl Market {
+    pub(super) fn owner_of(&self, job: JobId) -> Option<PeerId> {
+        let mut open = self.remembered.range((job, 0)..=(job, u32::MAX));
+        open.next().map(|(_, open)| open.owner).or_else(|| self.past.get(&job).map(|(owner, _)| *owner))
+    }
+
+    /// Remembers for a while whose a job was.
+    pub(super) fn note_past(&mut self, now: Time, job: JobId, owner: PeerId) {
+        if self.past.len() >= MAX_PAST {
+            self.past.retain(|_, (_, at)| now.since(*at) < PAST_TTL);
+        }
+        if self.past.len() < MAX_PAST {
+            self.past.insert(job, (owner, now));
+        }
+    }
+
     fn has_bid(&self, job: JobKey, seed: u64) -> bool {
         self.bids.contains(&(job, seed))
     }
