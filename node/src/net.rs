@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use gossip::message::Direct;
 use gossip::owner::{self, Owner};
 use gossip::topic::Class;
@@ -30,6 +31,18 @@ pub enum Role {
     Owner,
     /// The worker machine's.
     Worker,
+}
+
+/// Who else wants to know what the network reports. Quick: the machines wait meanwhile.
+pub trait Also: Send + Sync + 'static {
+    /// A connection to this peer is there.
+    fn connected(&self, peer: p2p::PeerId);
+    /// The last connection to this peer is gone.
+    fn disconnected(&self, peer: p2p::PeerId);
+    /// A peer takes something else than before.
+    fn changed(&self, peer: p2p::PeerId);
+    /// A peer asks.
+    fn request(&self, peer: p2p::PeerId, name: &str, question: Bytes, reply: p2p::Reply);
 }
 
 /// Where the effects of both machines go; cheap to clone.
@@ -159,8 +172,8 @@ impl Net {
 
     /// Turns network events into inputs until the network ends or `cancel`.
     ///
-    /// `other` gets the events that are not the machines': requests.
-    pub async fn pump(self, mut events: Events, other: impl Fn(Event) + Send, cancel: CancellationToken) {
+    /// `also` is told of peers that come and go, after the machines, and gets the requests.
+    pub async fn pump(self, mut events: Events, also: impl Also, cancel: CancellationToken) {
         let mut batch = Vec::with_capacity(AT_ONCE);
         let mut joined = false;
         loop {
@@ -173,16 +186,20 @@ impl Net {
                     joined = true;
                     self.feed_worker(worker::Input::Joined).await;
                 }
-                self.one(event, &other).await;
+                self.one(event, &also).await;
             }
         }
     }
 
-    async fn one(&self, event: Event, other: &(impl Fn(Event) + Send)) {
+    async fn one(&self, event: Event, also: &impl Also) {
         match event {
-            Event::Connected { peer } => self.both(peer, owner::Input::Connected, worker::Input::Connected).await,
+            Event::Connected { peer } => {
+                self.both(peer, owner::Input::Connected, worker::Input::Connected).await;
+                also.connected(peer);
+            }
             Event::Disconnected { peer } => {
                 self.both(peer, owner::Input::Disconnected, worker::Input::Disconnected).await;
+                also.disconnected(peer);
             }
             Event::Unreachable { peer } => self.owner_only(peer, owner::Input::Unreachable).await,
             Event::Silent { peer } => self.owner_only(peer, owner::Input::Silent).await,
@@ -194,13 +211,16 @@ impl Net {
                     self.owner_only(peer, |peer| owner::Input::Subscribed { peer, class }).await;
                 }
                 self.feed_owner(owner::Input::Swarm { size: self.host.network_size() }).await;
+                also.changed(peer);
             }
             Event::Unsubscribed { peer, topic } => {
                 if let Some(class) = class(&topic) {
                     self.owner_only(peer, |peer| owner::Input::Unsubscribed { peer, class }).await;
                 }
+                also.changed(peer);
             }
-            other_event => other(other_event),
+            Event::Request { peer, name, bytes, reply } => also.request(peer, &name, bytes, reply),
+            other => debug!(?other, "nothing to do"),
         }
     }
 

@@ -358,8 +358,7 @@ async fn serve(app: &App, net: Net, listeners: Listeners, events: p2p::Events) -
     spawn(Box::pin(remote::serve(accept(remote::PROTOCOL)?, router.clone(), app.cancel.clone())));
     let exchange = app.content.exchange().clone();
     spawn(Box::pin(network::accept(accept(network::EXCHANGE)?, exchange, app.cancel.clone())));
-    let others = Others { app: Arc::clone(app) };
-    spawn(Box::pin(net.pump(events, move |event| others.take(event), app.cancel.clone())));
+    spawn(Box::pin(net.pump(events, Others { app: Arc::clone(app) }, app.cancel.clone())));
     if app.capacity.is_some() {
         for class in [gossip::topic::Class::Wasm] {
             app.host
@@ -377,37 +376,35 @@ async fn serve(app: &App, net: Net, listeners: Listeners, events: p2p::Events) -
     Ok(Ready { peer: app.me, api, addrs: nodes::addresses(app), swarm: app.config.swarm.clone() })
 }
 
-/// What the network reports that is not the machines'.
+/// What the rest of the node does about peers.
 struct Others {
     app: App,
 }
 
-impl Others {
-    fn take(&self, event: p2p::Event) {
-        match event {
-            p2p::Event::Request { peer, name, bytes, reply } if name == locate::REQUEST => {
-                let Some(from) = peers::from_network(&peer) else { return };
-                let app = Arc::clone(&self.app);
-                self.app.tracker.spawn(async move { reply.send(locate::answer(&app, from, &bytes).await.into()) });
-            }
-            p2p::Event::Connected { peer } => {
-                self.app.content.exchange().peer_connected(network::exchange_peer(&peer));
-                self.note(&peer);
-            }
-            p2p::Event::Disconnected { peer } => {
-                self.app.content.exchange().peer_disconnected(network::exchange_peer(&peer));
-                self.note(&peer);
-            }
-            p2p::Event::Subscribed { peer, .. } | p2p::Event::Unsubscribed { peer, .. } => self.note(&peer),
-            p2p::Event::Undelivered { peer, frames } => debug!(%peer, frames, "messages lost with a connection"),
-            other => debug!(?other, "not handled"),
+impl net::Also for Others {
+    fn connected(&self, peer: p2p::PeerId) {
+        self.app.content.exchange().peer_connected(network::exchange_peer(&peer));
+        self.changed(peer);
+    }
+
+    fn disconnected(&self, peer: p2p::PeerId) {
+        self.app.content.exchange().peer_disconnected(network::exchange_peer(&peer));
+        self.changed(peer);
+    }
+
+    fn changed(&self, peer: p2p::PeerId) {
+        if let Some(peer) = peers::from_network(&peer) {
+            self.app.peers_seen.note(peer);
         }
     }
 
-    fn note(&self, peer: &p2p::PeerId) {
-        if let Some(peer) = peers::from_network(peer) {
-            self.app.peers_seen.note(peer);
+    fn request(&self, peer: p2p::PeerId, name: &str, question: bytes::Bytes, reply: p2p::Reply) {
+        let Some(from) = peers::from_network(&peer) else { return };
+        if name != locate::REQUEST {
+            return debug!(%from, name, "a request that is not understood");
         }
+        let app = Arc::clone(&self.app);
+        self.app.tracker.spawn(async move { reply.send(locate::answer(&app, from, &question).await.into()) });
     }
 }
 
