@@ -131,7 +131,9 @@ pub fn api_socket(data_dir: &Path) -> PathBuf {
 /// The peer id of a data directory and its key file; a key is made when there is none.
 pub fn identity(data_dir: &Path) -> Result<(String, PathBuf), Failure> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
-    made.map_err(|error| Failure::local(format!("cannot make the data directory {}", data_dir.display()), &error))?;
+    made.map_err(|error| {
+        Failure::local(format!("cannot make the data directory {}", data_dir.display()), &error)
+    })?;
     let (peer, key) = node::identity::peer_id(data_dir, true)
         .map_err(|error| Failure::refused(format!("cannot read this peer's key: {}", chain(&error))))?;
     Ok((peer.to_string(), key))
@@ -139,7 +141,8 @@ pub fn identity(data_dir: &Path) -> Result<(String, PathBuf), Failure> {
 
 /// A node that could not be started, as a failure.
 pub fn start_failure(error: &StartError) -> Failure {
-    let failure = Failure::new(exit::REFUSED, "StartError", format!("cannot start the node: {}", chain(error)));
+    let failure =
+        Failure::new(exit::REFUSED, "StartError", format!("cannot start the node: {}", chain(error)));
     failure.hint(error.hint().unwrap_or_default())
 }
 
@@ -177,7 +180,11 @@ async fn start_node(data_dir: &Path) -> Result<Attempt, Failure> {
         Ok(Err(error)) => {
             runtime.shutdown_background();
             let failure = start_failure(&error);
-            if matches!(error, StartError::Locked { .. }) { Ok(Attempt::Taken(failure)) } else { Err(failure) }
+            if matches!(error, StartError::Locked { .. }) {
+                Ok(Attempt::Taken(failure))
+            } else {
+                Err(failure)
+            }
         }
         Err(error) => {
             runtime.shutdown_background();
@@ -188,7 +195,8 @@ async fn start_node(data_dir: &Path) -> Result<Attempt, Failure> {
 
 /// Waits for a change in the directory, a little while at most; a client when its socket is served then.
 async fn wait_for_other(data_dir: &Path) -> Result<Option<Client>, Failure> {
-    let failed = |error: std::io::Error| Failure::local(format!("cannot watch {}", data_dir.display()), &error);
+    let failed =
+        |error: std::io::Error| Failure::local(format!("cannot watch {}", data_dir.display()), &error);
     let connect = || Client::connect(Endpoint::Unix(api_socket(data_dir)));
     let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)
         .map_err(|error| failed(error.into()))?;
@@ -234,8 +242,10 @@ async fn spawn_background(data_dir: &Path) -> Result<Background, Failure> {
         Ok(Ok(count)) if count > 0 => Ok(Background { pid, log }),
         Ok(Err(error)) => Err(cannot(&error)),
         Ok(Ok(_)) | Err(_) => {
-            let message = format!("the background peer (pid {pid}) does not serve; its log is {}", log.display());
-            Err(Failure::refused(message).hint("the job is safe in the data directory: go on with it by `cardume serve`"))
+            let message =
+                format!("the background peer (pid {pid}) does not serve; its log is {}", log.display());
+            Err(Failure::refused(message)
+                .hint("the job is safe in the data directory: go on with it by `cardume serve`"))
         }
     }
 }
@@ -245,7 +255,8 @@ fn open_log(path: &Path) -> std::io::Result<File> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| Failure::local(format!("cannot use {}", path.display()), &error))
+    std::path::absolute(path)
+        .map_err(|error| Failure::local(format!("cannot use {}", path.display()), &error))
 }
 
 #[cfg(test)]

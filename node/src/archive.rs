@@ -143,8 +143,12 @@ fn make_dirs(target: &Path, relative: &Path) -> Result<(), ArchiveError> {
 }
 
 fn write_file(from: &mut impl Read, path: &Path) -> Result<(), ArchiveError> {
-    let mut file: File =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(ArchiveError::Write)?;
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(ArchiveError::Write)?;
     std::io::copy(from, &mut file).map_err(ArchiveError::Read)?;
     file.flush().map_err(ArchiveError::Write)
 }

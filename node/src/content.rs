@@ -266,11 +266,8 @@ impl Content {
     ) -> Result<Added, FetchFault> {
         let pin = (!options.only_hash).then(|| USER.to_owned());
         let reader = StreamReader::new(bytes.boxed());
-        let added = self
-            .store
-            .add_reader(reader, None, options.store(pin))
-            .await
-            .map_err(|error| here(&error))?;
+        let added =
+            self.store.add_reader(reader, None, options.store(pin)).await.map_err(|error| here(&error))?;
         self.came(added.cid, options.only_hash);
         Ok(of_store(added))
     }
@@ -330,7 +327,8 @@ impl Content {
                 return Ok(None);
             }
             if cid.codec() == storage::block::DAG_PB {
-                let node = unixfs::Node::decode(&data).map_err(|error| FetchFault::Here(error.to_string()))?;
+                let node =
+                    unixfs::Node::decode(&data).map_err(|error| FetchFault::Here(error.to_string()))?;
                 open.extend(node.links.iter().map(|link| link.cid));
             }
             blocks.push(Block { cid, data });
@@ -393,7 +391,12 @@ impl Content {
     }
 
     /// Brings content here, if it is not; answers with what the path led to.
-    async fn fetch(&self, what: &ContentPath, hints: &[PeerId], give_up_after: Duration) -> Result<Cid, FetchFault> {
+    async fn fetch(
+        &self,
+        what: &ContentPath,
+        hints: &[PeerId],
+        give_up_after: Duration,
+    ) -> Result<Cid, FetchFault> {
         let request = FetchRequest::new(what.cid)
             .path(&what.path)
             .hints(self.hints(hints))
@@ -402,7 +405,12 @@ impl Content {
     }
 
     /// One block, from here or from peers.
-    pub async fn fetch_block(&self, cid: Cid, hints: &[PeerId], within: Duration) -> Result<Bytes, FetchFault> {
+    pub async fn fetch_block(
+        &self,
+        cid: Cid,
+        hints: &[PeerId],
+        within: Duration,
+    ) -> Result<Bytes, FetchFault> {
         let hints: Vec<Peer> = self.hints(hints).collect();
         match tokio::time::timeout(within, self.exchange.get_block(&cid, hints)).await {
             Ok(found) => found.map_err(|error| FetchFault::NotFound(error.to_string())),
@@ -555,10 +563,7 @@ pub fn small_tree(files: &[(&str, &[u8])]) -> Result<(Added, Vec<Block>), FetchF
 
 fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>), FetchFault> {
     let size = entries.iter().map(|entry| entry.added.size).sum();
-    let entries = entries
-        .iter()
-        .map(|entry| DirEntry::new(&entry.name, entry.root()))
-        .collect();
+    let entries = entries.iter().map(|entry| DirEntry::new(&entry.name, entry.root())).collect();
     let mut blocks = Vec::new();
     let root = unixfs::directory(profile, entries, &mut |block| blocks.push(block))
         .map_err(|error| FetchFault::Malformed(error.to_string()))?;

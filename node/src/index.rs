@@ -99,10 +99,7 @@ impl Index {
     /// The job with this name in this namespace.
     pub fn by_name(&self, namespace: &str, name: &str) -> Option<Line> {
         let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        lines
-            .values()
-            .find(|line| line.summary.name == name && line.summary.namespace == namespace)
-            .cloned()
+        lines.values().find(|line| line.summary.name == name && line.summary.namespace == namespace).cloned()
     }
 
     /// Finds a job by its id, a beginning of its id, or its name.
@@ -112,9 +109,7 @@ impl Index {
             return if lines.contains_key(&id) { Named::One(id) } else { Named::None };
         }
         let wanted = namespace.unwrap_or("default");
-        let named = lines
-            .values()
-            .find(|line| line.summary.name == text && line.summary.namespace == wanted);
+        let named = lines.values().find(|line| line.summary.name == text && line.summary.namespace == wanted);
         if let Some(line) = named {
             return Named::One(line.summary.id);
         }

@@ -117,10 +117,8 @@ pub async fn answer(app: &App, from: PeerId, question: &[u8]) -> Vec<u8> {
         Ok(question) if question.text.len() <= TEXT_BYTES => look_up(app, from, &question).await,
         _ => None,
     };
-    let answer = answer.map_or_else(Answer::default, |owned| Answer {
-        job: Some(owned.job),
-        owner: Some(owned.owner),
-    });
+    let answer = answer
+        .map_or_else(Answer::default, |owned| Answer { job: Some(owned.job), owner: Some(owned.owner) });
     serde_json::to_vec(&answer).unwrap_or_default()
 }
 

@@ -42,7 +42,9 @@ impl Lock {
             .map_err(LockError::Io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::Held { holder: read_pid(&mut file) }),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(LockError::Held { holder: read_pid(&mut file) });
+            }
             Err(error) => return Err(LockError::Io(error.into())),
         }
         write_pid(&mut file).map_err(LockError::Io)?;

@@ -112,7 +112,12 @@ pub struct Wanted {
 }
 
 /// Gathers a job's output into a channel; ends when all was passed on, the client goes away, or the node stops.
-pub async fn gather(app: App, job: JobId, wanted: Wanted, client: mpsc::Sender<Chunk>) -> Result<(), ApiError> {
+pub async fn gather(
+    app: App,
+    job: JobId,
+    wanted: Wanted,
+    client: mpsc::Sender<Chunk>,
+) -> Result<(), ApiError> {
     let mut changes = app.desk.watch(job);
     let mut progress = Progress::default();
     if let Some(lines) = wanted.tail {
@@ -211,11 +216,21 @@ async fn pass(
         } else if let Some(execution) = running(&executions) {
             if follow && !progress.following.contains_key(&partition) && progress.following.len() < FOLLOWED {
                 progress.following.insert(partition, execution.key);
-                let source = Source { execution: execution.key, worker: execution.worker, follow, whole_lines: several };
+                let source = Source {
+                    execution: execution.key,
+                    worker: execution.worker,
+                    follow,
+                    whole_lines: several,
+                };
                 let passed = progress.passed(execution.key);
                 progress.followers.spawn(source.run(app.clone(), passed, client.clone()));
             } else if !follow {
-                let source = Source { execution: execution.key, worker: execution.worker, follow, whole_lines: several };
+                let source = Source {
+                    execution: execution.key,
+                    worker: execution.worker,
+                    follow,
+                    whole_lines: several,
+                };
                 let ended = source.run(app.clone(), progress.passed(execution.key), client.clone()).await;
                 progress.ended(Ok(ended));
             }
@@ -241,7 +256,9 @@ fn by_partition<'a>(view: &'a JobView, wanted: &Wanted) -> BTreeMap<u32, Vec<&'a
 fn stored<'a>(executions: &[&'a ExecutionView], ended: bool) -> Option<&'a ExecutionView> {
     let has = |execution: &&&&ExecutionView| execution.result.is_some();
     let completed = executions.iter().find(|execution| execution.state == ExecutionState::Completed);
-    let failed = || executions.iter().rev().find(|execution| execution.state == ExecutionState::Failed && has(&execution));
+    let failed = || {
+        executions.iter().rev().find(|execution| execution.state == ExecutionState::Failed && has(&execution))
+    };
     completed.or_else(|| if ended { failed() } else { None }).copied()
 }
 
@@ -289,7 +306,14 @@ impl Source {
     /// Passes on what comes after `passed`; answers with how much has been passed on in all.
     async fn run(self, app: App, passed: [u64; 2], client: mpsc::Sender<Chunk>) -> (ExecutionKey, [u64; 2]) {
         let key = self.execution;
-        let mut out = Passer { key, skip: passed, passed, whole_lines: self.whole_lines, partial: [BytesMut::new(), BytesMut::new()], client };
+        let mut out = Passer {
+            key,
+            skip: passed,
+            passed,
+            whole_lines: self.whole_lines,
+            partial: [BytesMut::new(), BytesMut::new()],
+            client,
+        };
         let done = if self.worker == app.me {
             local(&app, key.id(), self.follow, &mut out).await
         } else {
@@ -304,7 +328,8 @@ impl Source {
 
     async fn remote(&self, app: &App, out: &mut Passer) -> Result<(), Left> {
         let path = format!("/api/v1/worker/executions/{}/logs?follow={}", self.execution.id(), self.follow);
-        let answer = match remote::ask(&app.host, self.worker, Method::GET, &path, Body::empty(), None).await {
+        let answer = match remote::ask(&app.host, self.worker, Method::GET, &path, Body::empty(), None).await
+        {
             Ok(answer) if answer.status().is_success() => answer,
             Ok(answer) => {
                 debug!(status = %answer.status(), "the worker has no live output");

@@ -87,8 +87,7 @@ fn seed() -> Result<[u8; 32], RestoreError> {
 pub fn owner(who: &Who, settings: owner::Settings) -> Restore<Owner> {
     let (me, swarm, crypto) = (who.me, who.swarm.clone(), Arc::clone(&who.crypto));
     Arc::new(move |database, now| {
-        let identity =
-            owner::Identity { me, swarm: swarm.clone(), crypto: crypto.clone(), seed: seed()? };
+        let identity = owner::Identity { me, swarm: swarm.clone(), crypto: crypto.clone(), seed: seed()? };
         let mut out = Vec::new();
         let stored = records(database, Table::OWNER)?;
         let owner = Owner::restore(settings.clone(), identity, stored, now, &mut out)
@@ -145,7 +144,11 @@ pub fn worker_settings(
         if open && capacity.is_some() { wasm(policy) } else { Policy::nothing() }
     };
     let runs = |names: &[&str]| {
-        if capacity.is_some() { names.iter().map(|name| (*name).to_owned()).collect() } else { Default::default() }
+        if capacity.is_some() {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        } else {
+            Default::default()
+        }
     };
     worker::Settings {
         capacity: capacity.unwrap_or_default(),

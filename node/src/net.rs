@@ -65,7 +65,13 @@ struct Shared {
 
 impl Net {
     /// The network of one node.
-    pub fn new(me: PeerId, host: Host, owner: Handle<Owner>, worker: Handle<Worker>, tracker: TaskTracker) -> Self {
+    pub fn new(
+        me: PeerId,
+        host: Host,
+        owner: Handle<Owner>,
+        worker: Handle<Worker>,
+        tracker: TaskTracker,
+    ) -> Self {
         Net { me, host, owner, worker, shared: Arc::default(), tracker }
     }
 
@@ -135,7 +141,11 @@ impl Net {
         let wanted = {
             let mut shared = self.lock();
             let roles = shared.watched.entry(peer).or_default();
-            if live { roles.insert(role) } else { roles.remove(&role) };
+            if live {
+                roles.insert(role)
+            } else {
+                roles.remove(&role)
+            };
             let wanted = !roles.is_empty();
             if !wanted {
                 shared.watched.remove(&peer);

@@ -46,7 +46,9 @@ impl Network for Swarm {
 
     fn providers(&self, cid: &Cid) -> BoxStream<'static, Peer> {
         let (host, key) = (self.host.clone(), key(cid));
-        let search = async move { host.find_providers(&key, PROVIDERS, SEARCH_WITHIN).await.map(|found| (host, found)) };
+        let search = async move {
+            host.find_providers(&key, PROVIDERS, SEARCH_WITHIN).await.map(|found| (host, found))
+        };
         futures::stream::once(search)
             .filter_map(|found| async move { found.ok() })
             .flat_map(|(host, found)| {

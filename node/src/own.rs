@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt;
 use gossip::message::Block;
 use gossip::owner::{Effect, Held, Hold, HoldItem, Input, Owner, Refusal, StopRefusal};
-use futures::StreamExt;
 use job::{Cid, JobId, PeerId};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;

@@ -77,9 +77,7 @@ pub async fn ask(
     *request.uri_mut() = uri;
     // HTTP/1.1 demands a host; nobody reads it here.
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("peer"));
-    request
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     if let Some(token) = token {
         request.headers_mut().insert(header::AUTHORIZATION, token);
     }

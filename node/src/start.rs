@@ -111,9 +111,9 @@ impl StartError {
             StartError::Api { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 Some("another program listens there: choose another port with --api 127.0.0.1:0".into())
             }
-            StartError::Identity(_) => {
-                Some("the key file must belong to you with mode 0600; without it the node is another peer".into())
-            }
+            StartError::Identity(_) => Some(
+                "the key file must belong to you with mode 0600; without it the node is another peer".into(),
+            ),
             _ => None,
         }
     }
@@ -245,7 +245,8 @@ impl Building {
         });
         let net = Net::new(me, host.clone(), owner.clone(), worker.clone(), tracker.clone());
         let seed = key.secret_bytes();
-        let who = Who { me, swarm: config.swarm.clone(), crypto: Arc::new(Ed25519::new(*seed, &config.swarm)) };
+        let who =
+            Who { me, swarm: config.swarm.clone(), crypto: Arc::new(Ed25519::new(*seed, &config.swarm)) };
         let app = Arc::new(State {
             me,
             host: host.clone(),
@@ -324,7 +325,11 @@ fn run_machines(
 }
 
 /// A machine whose task panicked or cannot be restored ends the node: it must not live on half dead.
-fn watch_over(name: &'static str, task: JoinHandle<Result<(), shell::RestoreError>>, end: watch::Sender<bool>) {
+fn watch_over(
+    name: &'static str,
+    task: JoinHandle<Result<(), shell::RestoreError>>,
+    end: watch::Sender<bool>,
+) {
     tokio::spawn(async move {
         match task.await {
             Ok(Ok(())) => {}

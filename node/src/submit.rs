@@ -106,7 +106,10 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
     let nonce = if version == 1 { nonce } else { first_nonce(app, id).await? };
     let roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
     if !roots.is_empty() {
-        app.content.pin(id, &roots).await.map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
+        app.content
+            .pin(id, &roots)
+            .await
+            .map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
     }
     let job = new_job(app, &spec, id, version, nonce).await?;
     hand_over(app, job, &spec).await?;
@@ -123,7 +126,9 @@ async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiErro
     app.owner.input(Input::Submitted { token, job: Box::new(job) }).await.map_err(|_| stopping())?;
     let answer = timeout(ANSWER_WITHIN, answered)
         .await
-        .map_err(|_| ApiError::unavailable("the job could not be made durable yet: the disk does not answer"))?
+        .map_err(|_| {
+            ApiError::unavailable("the job could not be made durable yet: the disk does not answer")
+        })?
         .map_err(|_| stopping())?;
     answer.map(drop).map_err(|refusal| {
         app.index.remove(id, version);
@@ -133,7 +138,9 @@ async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiErro
 
 fn refused(refusal: &Refusal) -> ApiError {
     match refusal {
-        Refusal::TooManyJobs(_) => ApiError::unavailable(refusal.to_string()).hint("wait until some have ended"),
+        Refusal::TooManyJobs(_) => {
+            ApiError::unavailable(refusal.to_string()).hint("wait until some have ended")
+        }
         Refusal::VersionExists(_) => ApiError::conflict(refusal.to_string()),
         _ => ApiError::bad_request(refusal.to_string()),
     }
@@ -209,7 +216,9 @@ pub async fn stop(app: &App, id: JobId, reason: String) -> Result<(), ApiError> 
     app.owner.input(Input::StopRequested { token, job: id, reason }).await.map_err(|_| stopping())?;
     let answer = timeout(ANSWER_WITHIN, answered)
         .await
-        .map_err(|_| ApiError::unavailable("the stop could not be made durable yet: the disk does not answer"))?
+        .map_err(|_| {
+            ApiError::unavailable("the stop could not be made durable yet: the disk does not answer")
+        })?
         .map_err(|_| stopping())?;
     match answer {
         Ok(()) => Ok(()),
@@ -226,7 +235,13 @@ fn cannot_stop(state: JobState) -> ApiError {
     ApiError::conflict(format!("cannot stop job in state {state}"))
 }
 
-async fn new_job(app: &App, spec: &JobSpec, id: JobId, version: u32, nonce: Vec<u8>) -> Result<NewJob, ApiError> {
+async fn new_job(
+    app: &App,
+    spec: &JobSpec,
+    id: JobId,
+    version: u32,
+    nonce: Vec<u8>,
+) -> Result<NewJob, ApiError> {
     let bytes = spec.to_canonical();
     if bytes.len() > job::spec::MAX_CANONICAL_BYTES {
         let most = job::spec::MAX_CANONICAL_BYTES;
@@ -268,7 +283,8 @@ async fn facts(app: &App, spec: &JobSpec) -> Facts {
         NetworkType::Default | NetworkType::None => String::new(),
         other => other.as_str().to_lowercase(),
     };
-    let mut sources: Vec<String> = task.inputs.iter().map(|input| input.source.kind().to_lowercase()).collect();
+    let mut sources: Vec<String> =
+        task.inputs.iter().map(|input| input.source.kind().to_lowercase()).collect();
     sources.sort();
     sources.dedup();
     Facts {

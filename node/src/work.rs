@@ -131,7 +131,12 @@ impl WorkerEffects {
         self.tracker.spawn(async move {
             let key = order.execution;
             let end = execution::run(&bench, order, &stop, &cancel).await;
-            if bench.worker.input(gossip::worker::Input::Ended { execution: key, end: Box::new(end) }).await.is_err() {
+            if bench
+                .worker
+                .input(gossip::worker::Input::Ended { execution: key, end: Box::new(end) })
+                .await
+                .is_err()
+            {
                 info!(id = %key.id(), "an execution ended after the node stopped");
             }
         });

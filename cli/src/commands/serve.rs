@@ -22,8 +22,7 @@ use crate::target::data_dir;
 const STOP_DEADLINE: Duration = Duration::from_millis(9000);
 
 /// What is logged when nobody says: what a user cares about of ours, and others' troubles.
-const DEFAULT_LOG: &str =
-    "warn,cli=info,node=info,gossip=info,storage=info,engines=info,p2p=info,libp2p_mdns=error,netlink_proto=error";
+const DEFAULT_LOG: &str = "warn,cli=info,node=info,gossip=info,storage=info,engines=info,p2p=info,libp2p_mdns=error,netlink_proto=error";
 
 /// Runs the verb.
 pub fn run(global: &Global, flags: &Serve) -> Outcome {
@@ -83,8 +82,7 @@ fn announce(ready: &Ready, socket: &Path, flags: &Serve, notes: Notes) -> Result
     }
     notes.say("ready; Ctrl-C stops it");
     if flags.output.format.is_some_and(crate::output::Format::is_document) {
-        let line =
-            json!({ "ready": true, "peer": peer, "api": ready.api, "addrs": ready.addrs, "swarm": ready.swarm });
+        let line = json!({ "ready": true, "peer": peer, "api": ready.api, "addrs": ready.addrs, "swarm": ready.swarm });
         print(&format!("{line}\n"))?;
     }
     Ok(())
@@ -130,7 +128,8 @@ fn config(data_dir: &Path, flags: &Serve) -> Result<Config, Failure> {
 /// Reads `ADDR:PORT`; a URL of it and `localhost` are understood, too.
 fn api_address(text: &str) -> Result<SocketAddr, Failure> {
     let bare = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    let bare = bare.strip_prefix("localhost:").map_or_else(|| bare.to_owned(), |port| format!("127.0.0.1:{port}"));
+    let bare =
+        bare.strip_prefix("localhost:").map_or_else(|| bare.to_owned(), |port| format!("127.0.0.1:{port}"));
     bare.parse().map_err(|_| {
         Failure::refused(format!("--api {text:?} is not an address to listen on"))
             .hint("write ADDRESS:PORT, such as 127.0.0.1:1234, or 127.0.0.1:0 for any free port")

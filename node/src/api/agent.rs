@@ -96,7 +96,9 @@ pub async fn swarm(State(app): State<App>, Query(query): Query<SwarmQuery>) -> R
             let (connected, subscribed) = now(&app).await?;
             return Err(ApiError::unavailable(format!(
                 "the swarm has not formed within {} s: {connected} of {} peers connected, {subscribed} of {} take jobs",
-                within.as_secs(), query.peers, query.subscribed
+                within.as_secs(),
+                query.peers,
+                query.subscribed
             )));
         }
     };
@@ -104,7 +106,8 @@ pub async fn swarm(State(app): State<App>, Query(query): Query<SwarmQuery>) -> R
 }
 
 async fn now(app: &App) -> Result<(usize, usize), ApiError> {
-    let connected = app.host.connected_peers().iter().filter(|peer| peers::from_network(peer).is_some()).count();
+    let connected =
+        app.host.connected_peers().iter().filter(|peer| peers::from_network(peer).is_some()).count();
     let topic = net::topic(gossip::topic::Class::Wasm);
     let subscribed = app
         .host

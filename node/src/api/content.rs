@@ -60,13 +60,19 @@ impl AddQuery {
     }
 }
 
-async fn add(State(app): State<App>, Query(query): Query<AddQuery>, request: Request) -> Result<Json<Value>, ApiError> {
+async fn add(
+    State(app): State<App>,
+    Query(query): Query<AddQuery>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
     let options = query.options()?;
     let caller = route::caller(&request);
     let kind = request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec());
     let mut added = match &query.path {
         Some(path) => add_path(&app, caller, path, &options).await?,
-        None if kind.as_deref() == Some(b"application/x-tar") => add_tar(&app, request.into_body(), &options).await?,
+        None if kind.as_deref() == Some(b"application/x-tar") => {
+            add_tar(&app, request.into_body(), &options).await?
+        }
         None => add_file(&app, request.into_body(), &options).await?,
     };
     let name = query.name.clone().or_else(|| {
@@ -74,7 +80,8 @@ async fn add(State(app): State<App>, Query(query): Query<AddQuery>, request: Req
         Some(path.file_name()?.to_string_lossy().into_owned())
     });
     if query.wrap {
-        let name = name.clone().ok_or_else(|| ApiError::bad_request("wrap needs the name of the file or folder"))?;
+        let name =
+            name.clone().ok_or_else(|| ApiError::bad_request("wrap needs the name of the file or folder"))?;
         added = app.content.wrap(&name, &added, &options).await.map_err(failed)?;
     }
     Ok(Json(json!({
@@ -131,7 +138,11 @@ pub struct GetQuery {
     timeout: Option<u64>,
 }
 
-async fn root(state: State<App>, Path(cid): Path<String>, query: Query<GetQuery>) -> Result<Response, ApiError> {
+async fn root(
+    state: State<App>,
+    Path(cid): Path<String>,
+    query: Query<GetQuery>,
+) -> Result<Response, ApiError> {
     read(&state, &cid, "", &query).await
 }
 
@@ -186,7 +197,8 @@ async fn tar(app: &App, what: &ContentPath, within: Duration) -> Result<Response
             let _ = sender.blocking_send(Err(error));
         }
     });
-    let stream = futures::stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
+    let stream =
+        futures::stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
         (header::HeaderName::from_static(TYPE), HeaderValue::from_static(stat.kind.as_str())),
@@ -238,10 +250,8 @@ fn failed(fault: FetchFault) -> ApiError {
         FetchFault::NotFound(message) => ApiError::not_found(message)
             .hint("is a peer that holds it connected? `cardume node list` shows who is"),
         FetchFault::Malformed(message) => ApiError::bad_request(message),
-        FetchFault::Here(message) => ApiError::new(
-            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
-            "InternalError",
-            message,
-        ),
+        FetchFault::Here(message) => {
+            ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+        }
     }
 }

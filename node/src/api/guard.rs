@@ -94,7 +94,9 @@ mod tests {
 
     #[test]
     fn foreign_hosts_and_origins_are_refused() {
-        for host in ["example.org", "127.0.0.1.example.org", "127.0.0.1:x", "localhost.", "0.0.0.0", "", "[::1]x"] {
+        for host in
+            ["example.org", "127.0.0.1.example.org", "127.0.0.1:x", "localhost.", "0.0.0.0", "", "[::1]x"]
+        {
             assert!(check(&headers(&[(header::HOST, host)])).is_err(), "{host}");
         }
         assert!(check(&headers(&[])).is_err());

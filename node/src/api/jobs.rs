@@ -81,7 +81,9 @@ pub async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Ans
     let page = Page::read(query.limit, query.next_token.as_deref(), page::LIMIT)?;
     let wanted = query.namespace.as_deref().filter(|namespace| !matches!(*namespace, "" | "*"));
     let selector = match query.labels.as_deref().filter(|text| !text.is_empty()) {
-        Some(text) => job::constraint::parse(text).map_err(|error| ApiError::bad_request(format!("labels: {error}")))?,
+        Some(text) => {
+            job::constraint::parse(text).map_err(|error| ApiError::bad_request(format!("labels: {error}")))?
+        }
         None => Vec::new(),
     };
     let mut lines: Vec<Line> = app
@@ -93,9 +95,13 @@ pub async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Ans
         .collect();
     match query.order_by.as_deref() {
         None | Some("" | "created_at" | "create_time") => {}
-        Some("modified_at" | "modify_time") => lines.sort_by_key(|line| std::cmp::Reverse(line.summary.modified)),
+        Some("modified_at" | "modify_time") => {
+            lines.sort_by_key(|line| std::cmp::Reverse(line.summary.modified))
+        }
         Some(other) => {
-            return Err(ApiError::bad_request(format!("order_by {other:?} is neither created_at nor modified_at")));
+            return Err(ApiError::bad_request(format!(
+                "order_by {other:?} is neither created_at nor modified_at"
+            )));
         }
     }
     if query.reverse {
@@ -151,7 +157,9 @@ pub async fn whole(app: &App, view: &JobView, include: &str, page: Page) -> Whol
                 answer["History"] = page::list(lines, &next);
             }
             other => {
-                return Err(ApiError::bad_request(format!("include: {other:?} is neither executions nor history")));
+                return Err(ApiError::bad_request(format!(
+                    "include: {other:?} is neither executions nor history"
+                )));
             }
         }
     }
@@ -185,7 +193,9 @@ pub async fn executions(
         Some("created_at" | "create_time") => chosen.sort_by_key(|execution| execution.created),
         Some("modified_at" | "modify_time") => chosen.sort_by_key(|execution| execution.modified),
         Some(other) => {
-            return Err(ApiError::bad_request(format!("order_by {other:?} is neither created_at nor modified_at")));
+            return Err(ApiError::bad_request(format!(
+                "order_by {other:?} is neither created_at nor modified_at"
+            )));
         }
     }
     if query.reverse {
@@ -209,7 +219,9 @@ pub async fn history(
         Some("job") => Some(Level::Job),
         Some("execution") => Some(Level::Execution),
         Some(other) => {
-            return Err(ApiError::bad_request(format!("event_type {other:?} is none of all, job, execution")));
+            return Err(ApiError::bad_request(format!(
+                "event_type {other:?} is none of all, job, execution"
+            )));
         }
     };
     let execution = query.execution_id.as_deref().filter(|text| !text.is_empty());
@@ -251,7 +263,8 @@ pub async fn results(
     Query(query): Query<JobQuery>,
 ) -> Answer {
     let view = read::view(&app, job, version(&query)).await?;
-    let mut chosen: Vec<&ExecutionView> = view.executions.iter().filter(|execution| is_result(execution)).collect();
+    let mut chosen: Vec<&ExecutionView> =
+        view.executions.iter().filter(|execution| is_result(execution)).collect();
     // A partition that failed for good has its last output as its result: that is what its user needs.
     chosen.sort_by_key(|execution| {
         let completed = execution.state == ExecutionState::Completed;

@@ -43,9 +43,10 @@ impl LogQuery {
         let tail = match self.tail.as_deref() {
             None | Some("" | "false") => None,
             Some("true") => Some(0),
-            Some(text) => Some(text.parse().map_err(|_| {
-                ApiError::bad_request(format!("tail {text:?} is not a number of lines"))
-            })?),
+            Some(text) => Some(
+                text.parse()
+                    .map_err(|_| ApiError::bad_request(format!("tail {text:?} is not a number of lines")))?,
+            ),
         };
         let execution = self.execution_id.clone().filter(|text| !text.is_empty());
         Ok(Wanted { follow: self.follows(), tail, partition: self.partition, execution })
@@ -85,7 +86,8 @@ pub async fn of_execution(
     Query(query): Query<LogQuery>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let id: ExecutionId = id.parse().map_err(|error: job::id::IdError| ApiError::bad_request(error.to_string()))?;
+    let id: ExecutionId =
+        id.parse().map_err(|error: job::id::IdError| ApiError::bad_request(error.to_string()))?;
     let missing = || ApiError::not_found(format!("execution not found here: {id}"));
     let (key, _) = app.bench.live.find(id).ok_or_else(missing)?;
     if let Caller::Peer(peer) = route::caller(&request) {

@@ -29,8 +29,9 @@ impl Page {
         };
         let offset = match token.filter(|token| !token.is_empty()) {
             None => 0,
-            Some(token) => offset(token)
-                .ok_or_else(|| ApiError::bad_request(format!("next_token {token:?} is not one of this API's")))?,
+            Some(token) => offset(token).ok_or_else(|| {
+                ApiError::bad_request(format!("next_token {token:?} is not one of this API's"))
+            })?,
         };
         Ok(Page { offset, limit })
     }

@@ -70,7 +70,8 @@ pub async fn only_for_peers(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     let path = request.uri().path();
-    let about_a_job = path.starts_with(JOBS) && job_in(path).is_some_and(|(id, _)| id.parse::<JobId>().is_ok());
+    let about_a_job =
+        path.starts_with(JOBS) && job_in(path).is_some_and(|(id, _)| id.parse::<JobId>().is_ok());
     let reads = request.method() == Method::GET;
     let allowed = (about_a_job && (reads || request.method() == Method::DELETE))
         || (reads && (path == "/api/v1/agent/node" || path.starts_with("/api/v1/worker/executions/")));
@@ -161,7 +162,10 @@ fn job_in(path: &str) -> Option<(String, String)> {
 
 fn query_value(uri: &Uri, name: &str) -> Option<String> {
     let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(uri).ok()?.0;
-    pairs.into_iter().find(|(key, value)| key == name && !value.is_empty() && value != "*").map(|(_, value)| value)
+    pairs
+        .into_iter()
+        .find(|(key, value)| key == name && !value.is_empty() && value != "*")
+        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

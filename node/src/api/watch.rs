@@ -36,7 +36,8 @@ pub async fn watch(
     // Subscribed before the first look: nothing falls in between.
     let changes = app.desk.watch(job);
     read::head(&app, job, None).await?;
-    let follower = Follower { app, job, changes, seq: 0, state: Value::Null, ready: VecDeque::new(), ended: false };
+    let follower =
+        Follower { app, job, changes, seq: 0, state: Value::Null, ready: VecDeque::new(), ended: false };
     Ok(Sse::new(follower.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engines::{InputMount, Limits, OutputMount, PrepareError, Running, StartError, StopReason, Task, TrustClass};
+use engines::{
+    InputMount, Limits, OutputMount, PrepareError, Running, StartError, StopReason, Task, TrustClass,
+};
 use gossip::message::{FaultClass, Outcome, Phase, Usage};
 use gossip::worker::{End, Input, Start, Submitter};
 use job::ExecutionKey;
-use tokio_util::sync::CancellationToken;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
 use super::context::Context;
@@ -201,7 +203,11 @@ fn limits(order: &Start, wall: Duration) -> Limits {
         memory_bytes: order.resources.memory,
         cpu_milli: u32::try_from(order.resources.cpu_milli).unwrap_or(u32::MAX),
         wall: Some(wall),
-        output_bytes: if order.resources.disk > 0 { order.resources.disk } else { Limits::default().output_bytes },
+        output_bytes: if order.resources.disk > 0 {
+            order.resources.disk
+        } else {
+            Limits::default().output_bytes
+        },
         ..Limits::default()
     }
 }

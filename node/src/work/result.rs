@@ -45,11 +45,7 @@ pub async fn collect(
         outcome,
         result,
         blocks,
-        usage: Usage {
-            cpu_ms: millis(ended.usage.cpu),
-            memory: ended.usage.peak_memory_bytes,
-            disk: 0,
-        },
+        usage: Usage { cpu_ms: millis(ended.usage.cpu), memory: ended.usage.peak_memory_bytes, disk: 0 },
         started_ms: 0,
         ran_ms: 0,
         engine: context.prepared.digest().to_owned(),
