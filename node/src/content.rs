@@ -51,7 +51,7 @@ pub struct Added {
     pub size: u64,
     /// Bytes of its blocks, as links count them.
     pub total: u64,
-    held: Option<Arc<Guard>>,
+    _held: Option<Arc<Guard>>,
 }
 
 /// An entry of a directory that is put together.
@@ -195,7 +195,7 @@ pub struct Checkout {
     pub cid: Cid,
     /// Where it is.
     pub path: PathBuf,
-    _held: storage::store::Checkout,
+    _checkout: storage::store::Checkout,
 }
 
 /// The content of a node; cheap to clone.
@@ -222,7 +222,8 @@ impl Content {
         }
         let settings = Settings { limit_bytes: config.settings.storage_bytes, ..Settings::default() };
         let dir = root.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&dir, settings)).await??;
+        let store =
+            tokio::task::spawn_blocking(move || Store::open(&dir, settings).map_err(Box::new)).await??;
         let exchange = Exchange::start(
             Arc::new(store.clone()),
             Arc::new(Swarm { host: host.clone() }),
@@ -387,7 +388,7 @@ impl Content {
     ) -> Result<Checkout, FetchFault> {
         let cid = self.fetch(what, hints, give_up_after).await?;
         let held = self.store.checkout(&cid).await.map_err(|error| here(&error))?;
-        Ok(Checkout { cid, path: held.path().to_owned(), _held: held })
+        Ok(Checkout { cid, path: held.path().to_owned(), _checkout: held })
     }
 
     /// Brings content here, if it is not; answers with what the path led to.
@@ -558,7 +559,7 @@ pub fn small_tree(files: &[(&str, &[u8])]) -> Result<(Added, Vec<Block>), FetchF
     let (cid, blocks) = unixfs::small_tree(files).map_err(|error| FetchFault::Here(error.to_string()))?;
     let size = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let total = blocks.iter().map(|block| block.data.len() as u64).sum();
-    Ok((Added { cid, size, total, held: None }, blocks))
+    Ok((Added { cid, size, total, _held: None }, blocks))
 }
 
 fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>), FetchFault> {
@@ -567,11 +568,11 @@ fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>)
     let mut blocks = Vec::new();
     let root = unixfs::directory(profile, entries, &mut |block| blocks.push(block))
         .map_err(|error| FetchFault::Malformed(error.to_string()))?;
-    Ok((Added { cid: root.cid, size, total: root.total_bytes, held: None }, blocks))
+    Ok((Added { cid: root.cid, size, total: root.total_bytes, _held: None }, blocks))
 }
 
 fn of_store(added: storage::store::Added) -> Added {
-    Added { cid: added.cid, size: added.bytes, total: added.total_bytes, held: added.guard.map(Arc::new) }
+    Added { cid: added.cid, size: added.bytes, total: added.total_bytes, _held: added.guard.map(Arc::new) }
 }
 
 async fn provide_all(host: Host, mut queue: mpsc::Receiver<Cid>) {

@@ -75,11 +75,6 @@ impl Net {
         Net { me, host, owner, worker, shared: Arc::default(), tracker }
     }
 
-    /// The host.
-    pub fn host(&self) -> &Host {
-        &self.host
-    }
-
     /// Sends a message, or hands it to the other machine when it is for this node. What cannot be sent is
     /// lost, as on any network: the machines live with that.
     pub fn send(&self, to: PeerId, message: Direct) {

@@ -42,7 +42,6 @@ struct DeskInner {
     submits: HashMap<u64, oneshot::Sender<Submitted>>,
     stops: HashMap<u64, oneshot::Sender<Result<(), StopRefusal>>>,
     watched: BTreeMap<JobId, watch::Sender<u64>>,
-    live_jobs: Option<watch::Sender<usize>>,
 }
 
 impl Desk {

@@ -16,10 +16,12 @@ use crate::api::error::ApiError;
 use crate::content::Added;
 use crate::index::Line;
 use crate::state::App;
-use crate::{clock, read};
+use crate::{clock, locate, read};
 
 /// How long the machine may take to make a job durable; longer means that the disk does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Shorter jobs are not worth a record in the DHT: their owner's neighbours know them (DESIGN section 3).
+const PUBLISH_AFTER: Duration = Duration::from_secs(5);
 /// Input CIDs with sizes that an announcement carries.
 const HINTS: usize = 4;
 
@@ -113,7 +115,19 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
     }
     let job = new_job(app, &spec, id, version, nonce).await?;
     hand_over(app, job, &spec).await?;
+    app.tracker.spawn(publish_owner(App::clone(app), id));
     Ok(Accepted { job: id, version, warnings })
+}
+
+/// Publishes in the DHT who owns a job that lives long enough for strangers to ask.
+async fn publish_owner(app: App, id: JobId) {
+    tokio::select! {
+        () = app.cancel.cancelled() => return,
+        () = tokio::time::sleep(PUBLISH_AFTER) => {}
+    }
+    if app.index.get(id).is_some_and(|line| !line.summary.state.is_terminal()) {
+        locate::provide(&app, id).await;
+    }
 }
 
 async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiError> {

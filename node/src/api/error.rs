@@ -17,7 +17,7 @@ pub struct ApiError {
     /// What to do next.
     pub hint: Option<String>,
     /// More, for programs.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
 }
 
 impl ApiError {
@@ -64,7 +64,7 @@ impl ApiError {
 
     /// The same error with details.
     pub fn details(mut self, details: Value) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 }
@@ -94,7 +94,7 @@ impl IntoResponse for ApiError {
             body["Hint"] = hint.into();
         }
         if let Some(details) = self.details {
-            body["Details"] = details;
+            body["Details"] = *details;
         }
         (self.status, Json(body)).into_response()
     }
