@@ -71,7 +71,7 @@ fn execute(cli: Cli) -> Outcome {
         }
         Command::Testnet(mut verb) => {
             verb.place_mut().output = with_root(&verb.place_mut().output, cli.output);
-            light(commands::testnet::run(&verb))
+            light(interruptible(commands::testnet::run(&verb)))
         }
         Command::Id(ref output) => light(commands::about::id(global, &with_root(output, cli.output))),
         Command::Node(mut verb) => {

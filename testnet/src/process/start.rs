@@ -64,9 +64,8 @@ pub async fn restart(dir: &Path, name: &str) -> anyhow::Result<State> {
     let dir = absolute(dir)?;
     let record = Record::expect(&dir)?;
     let node = record.node(name)?;
-    if let Some(process) = node.process.as_ref().filter(|process| process.doing() != Doing::Gone) {
-        end(std::slice::from_ref(process)).await.with_context(|| format!("{name} cannot be ended"))?;
-    }
+    // Also what a node that was killed has left behind.
+    end(node.process.iter()).await.with_context(|| format!("{name} cannot be ended"))?;
     start(&dir, name).await.with_context(|| format!("{name} cannot be started again"))?;
     let record = Record::expect(&dir)?;
     let index = record.nodes.iter().position(|node| node.name == name).context("no such node")?;
@@ -145,8 +144,7 @@ impl Claim {
 
     fn undo(&self) -> anyhow::Result<()> {
         let record = Record::expect(&self.dir)?;
-        let processes: Vec<Process> = record.nodes.iter().filter_map(|node| node.process.clone()).collect();
-        kill_now(&processes)?;
+        kill_now(record.nodes.iter().filter_map(|node| node.process.as_ref()))?;
         if self.made {
             return remove_started(&self.dir, &record, self.made_dir);
         }
@@ -255,7 +253,7 @@ async fn start(dir: &Path, name: &str) -> anyhow::Result<()> {
     match launch.ready(&log).await {
         Ok(ready) => Record::update(dir, |record| serving(record.node_mut(name)?, ready)),
         Err(error) => {
-            kill_now(&[process])?;
+            kill_now(std::iter::once(&process))?;
             Err(error)
         }
     }

@@ -74,24 +74,14 @@ pub async fn signal(dir: &Path, name: &str, signal: Signal) -> anyhow::Result<St
 pub async fn down(dir: &Path, purge: bool) -> anyhow::Result<State> {
     let dir = absolute(dir)?;
     stop_starter(&Record::expect(&dir)?).await?;
-    let processes = Record::update(&dir, |record| {
+    let record = Record::update(&dir, |record| {
         record.starter = None;
-        let alive = record.nodes.iter_mut().filter(|node| node.doing() != Doing::Gone);
-        Ok(alive
-            .filter_map(|node| {
-                node.ended_by = Some(EndedBy::Stop);
-                node.process.clone()
-            })
-            .collect::<Vec<Process>>())
+        for node in record.nodes.iter_mut().filter(|node| node.doing() != Doing::Gone) {
+            node.ended_by = Some(EndedBy::Stop);
+        }
+        Ok(record.clone())
     })?;
-    let mut family = Vec::new();
-    for process in &processes {
-        family.extend(process.family().context("cannot see what the nodes have started")?);
-    }
-    end(&processes).await?;
-    // A node ends what it has started; one that had to be killed could not.
-    try_join_all(family.iter().map(kill)).await.context("cannot end what a node has started")?;
-    let record = Record::expect(&dir)?;
+    end(record.nodes.iter().filter_map(|node| node.process.as_ref())).await?;
     let state = State::of(&dir, &record);
     if purge {
         self::purge(&dir, &record).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -104,22 +94,21 @@ pub async fn down(dir: &Path, purge: bool) -> anyhow::Result<State> {
 pub fn kill_all(dir: &Path) -> anyhow::Result<()> {
     let dir = absolute(dir)?;
     let Some(record) = Record::load(&dir)? else { return Ok(()) };
-    let leaders: Vec<&Process> = record.nodes.iter().filter_map(|node| node.process.as_ref()).collect();
-    let mut processes = Vec::new();
-    for leader in leaders {
-        processes.extend(leader.family()?);
-        processes.push(leader.clone());
-    }
-    kill_now(&processes)?;
+    kill_now(record.nodes.iter().filter_map(|node| node.process.as_ref()))?;
     Ok(())
 }
 
-/// Kills and waits on this thread.
-pub(crate) fn kill_now(processes: &[Process]) -> io::Result<()> {
-    for process in processes {
+/// Kills nodes and what they have started, and waits on this thread.
+pub(crate) fn kill_now<'a>(nodes: impl Iterator<Item = &'a Process>) -> io::Result<()> {
+    let mut processes = Vec::new();
+    for node in nodes {
+        processes.extend(node.family()?);
+        processes.push(node.clone());
+    }
+    for process in &processes {
         process.signal(Number::KILL)?;
     }
-    for process in processes {
+    for process in &processes {
         if !process.wait(KILL_LIMIT)? {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("pid {} does not end", process.pid)));
         }
@@ -127,18 +116,25 @@ pub(crate) fn kill_now(processes: &[Process]) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks all of them to end, waits, and kills the rest.
-pub(crate) async fn end(processes: &[Process]) -> anyhow::Result<()> {
-    for process in processes {
-        ask(process).with_context(|| format!("cannot signal pid {}", process.pid))?;
+/// Asks nodes to end, waits, kills those that do not, and then what they have left: a node ends what it has
+/// started, but one that was killed could not.
+pub(crate) async fn end(nodes: impl Iterator<Item = &Process>) -> anyhow::Result<()> {
+    let nodes: Vec<&Process> = nodes.collect();
+    let mut family = Vec::new();
+    for node in &nodes {
+        family.extend(node.family().context("cannot see what a node has started")?);
     }
-    let waits = processes.iter().map(|process| timeout(STOP_LIMIT, process.ended()));
-    for (process, ended) in processes.iter().zip(join_all(waits).await) {
+    for node in &nodes {
+        ask(node).with_context(|| format!("cannot signal pid {}", node.pid))?;
+    }
+    let waits = nodes.iter().map(|node| timeout(STOP_LIMIT, node.ended()));
+    for (node, ended) in nodes.iter().zip(join_all(waits).await) {
         match ended {
-            Ok(ended) => drop(ended.with_context(|| format!("cannot wait for pid {}", process.pid))?),
-            Err(_) => kill(process).await.with_context(|| format!("cannot kill pid {}", process.pid))?,
+            Ok(ended) => drop(ended.with_context(|| format!("cannot wait for pid {}", node.pid))?),
+            Err(_) => kill(node).await?,
         }
     }
+    try_join_all(family.iter().map(kill)).await.context("cannot end what a node has started")?;
     Ok(())
 }
 
@@ -150,7 +146,7 @@ fn ask(process: &Process) -> io::Result<()> {
 }
 
 async fn kill(process: &Process) -> anyhow::Result<()> {
-    process.signal(Number::KILL)?;
+    process.signal(Number::KILL).with_context(|| format!("cannot kill pid {}", process.pid))?;
     timeout(KILL_LIMIT, process.ended())
         .await
         .with_context(|| format!("pid {} does not end", process.pid))?
