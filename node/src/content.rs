@@ -15,7 +15,7 @@ use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, Fetch
 use storage::read::{self, EntryKind, ReadError};
 use storage::store::{AddOptions as StoreAdd, Guard, Pin, Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile, Root};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::io::StreamReader;
 use tracing::debug;
 
@@ -25,6 +25,8 @@ use crate::peers;
 
 /// CIDs waiting to be published in the DHT; more are left out, connected peers find them anyway.
 const PROVIDES: usize = 1024;
+/// How long a result that is being copied here is waited for before peers are asked.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// The name under which what users add is kept.
 const USER: &str = "";
 
@@ -207,6 +209,8 @@ pub struct Content {
     root: Arc<Path>,
     scratch: Arc<Path>,
     provides: mpsc::Sender<Cid>,
+    /// Rings when results were stored.
+    held: Arc<watch::Sender<u64>>,
 }
 
 type Opened = Result<Content, Box<dyn std::error::Error + Send + Sync>>;
@@ -231,7 +235,15 @@ impl Content {
         );
         let (provides, queue) = mpsc::channel(PROVIDES);
         tokio::spawn(provide_all(host, queue));
-        Ok(Content { store, exchange, me, root: root.into(), scratch: scratch.into(), provides })
+        Ok(Content {
+            store,
+            exchange,
+            me,
+            root: root.into(),
+            scratch: scratch.into(),
+            provides,
+            held: Arc::new(watch::channel(0).0),
+        })
     }
 
     /// The exchange, for streams and connections.
@@ -344,6 +356,7 @@ impl Content {
         let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
         self.store.put_pinned(blocks, pins).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
+        self.held.send_modify(|count| *count += 1);
         Ok(())
     }
 
@@ -358,6 +371,7 @@ impl Content {
         let request = FetchRequest::new(root).hints(self.hints(from));
         self.exchange.fetch(request).await.map_err(fault)?;
         self.pin(job, &[root]).await?;
+        self.held.send_modify(|count| *count += 1);
         self.provide(root);
         Ok(())
     }
@@ -442,9 +456,28 @@ impl Content {
         skip: u64,
         hints: &[PeerId],
     ) -> Result<impl Stream<Item = Result<Bytes, ReadError>> + Send + Unpin + use<>, FetchFault> {
+        if self.arrives(root).await {
+            let cid = read::resolve(&self.store, *root, file).await.map_err(|error| unreadable(&error))?;
+            return Ok(read::cat(&self.store, cid, skip.., read::Limits::default()).boxed());
+        }
         let blocks = self.exchange.reader(self.hints(hints));
         let cid = read::resolve(&blocks, *root, file).await.map_err(|error| unreadable(&error))?;
         Ok(read::cat(&blocks, cid, skip.., read::Limits::default()).boxed())
+    }
+
+    /// Whether a result is here, or comes within a moment: the result of a failure is copied after its job
+    /// has ended, and asking peers for what is on its way here would only take longer.
+    async fn arrives(&self, root: &Cid) -> bool {
+        let mut held = self.held.subscribe();
+        let here = async {
+            while !self.store.has(root).unwrap_or(false) {
+                if held.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(ON_ITS_WAY, here).await.unwrap_or(false)
     }
 
     /// The beginning of a file in a result and its length, if it is on this node.
