@@ -95,18 +95,19 @@ fn at_most(setting: &'static str, found: usize, max: usize) -> Result<(), HostEr
 
 /// How much peers may take of this host.
 ///
-/// Peers that are [watched](crate::Host::watch) are exempt from the limits on connections.
+/// Peers that are [watched](crate::Host::watch) are exempt from the limits on connections. When three quarters of the
+/// places of one direction are taken, the connections that were quiet for longest make room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// Inbound connections in their handshake. Lighthouse takes 5; a whole local swarm that
     /// joins by one peer at the same moment needs more, and a handshake is cheap.
     pub pending_inbound: u32,
-    /// Outbound connections in their handshake.
+    /// Outbound connections in their handshake. They are our own doing, and an owner may ask many peers at once.
     pub pending_outbound: u32,
     /// Open inbound connections. Apart from outbound ones, so that strangers cannot take all places.
     pub inbound: u32,
-    /// Open outbound connections.
+    /// Open outbound connections: the mesh, searches of the DHT, and up to 32 peers that an owner asks directly.
     pub outbound: u32,
     /// Open connections in all.
     pub connections: u32,
@@ -129,10 +130,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             pending_inbound: 64,
-            pending_outbound: 16,
+            pending_outbound: 128,
             inbound: 64,
-            outbound: 32,
-            connections: 96,
+            outbound: 64,
+            connections: 128,
             per_peer: 2,
             memory_bytes: 512 << 20,
             wanted_peers: 12,

@@ -41,8 +41,8 @@ pub(crate) struct Links {
     open: Mutex<State>,
     spawner: OnceLock<Spawner>,
     metrics: Arc<Metrics>,
-    /// Told when a writer has nothing more to write.
-    idle: Notify,
+    /// Told when a writer ends.
+    retired: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -61,21 +61,31 @@ pub(crate) struct Spawner {
     pub(crate) events: Sink,
 }
 
+/// What a writer does next.
+enum Next {
+    /// Write the batch.
+    Write,
+    /// Wait for frames.
+    Wait,
+    /// Make sure that all was read, and end.
+    Finish,
+    /// End: the link is no more.
+    Gone,
+}
+
 #[derive(Debug)]
 struct Link {
     /// Tells this link from a later one to the same peer.
     id: u64,
     frames: VecDeque<Bytes>,
     bytes: usize,
-    /// Whether its writer holds frames that are not flushed yet.
-    writing: bool,
     ready: Arc<Notify>,
     writer: Option<AbortHandle>,
 }
 
 impl Links {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { open: Mutex::default(), spawner: OnceLock::new(), metrics, idle: Notify::new() }
+        Self { open: Mutex::default(), spawner: OnceLock::new(), metrics, retired: Notify::new() }
     }
 
     pub(crate) fn start(&self, spawner: Spawner) {
@@ -124,13 +134,14 @@ impl Links {
         self.drop_link(link)
     }
 
-    /// The same, by a writer: only when the link is still its own.
-    fn failed(&self, peer: PeerId, id: u64) -> usize {
+    /// The same, by a writer; `None` when the link was dropped before.
+    fn failed(&self, peer: PeerId, id: u64) -> Option<usize> {
         let mut state = lock(&self.open);
-        let own = state.links.get(&peer).is_some_and(|link| link.id == id);
-        let link = if own { state.links.remove(&peer) } else { None };
+        state.links.get(&peer).filter(|link| link.id == id)?;
+        let link = state.links.remove(&peer);
         drop(state);
-        self.drop_link(link)
+        self.retired.notify_one();
+        Some(self.drop_link(link))
     }
 
     fn drop_link(&self, link: Option<Link>) -> usize {
@@ -142,11 +153,12 @@ impl Links {
         link.frames.len()
     }
 
-    /// Moves what waits into `batch`, up to a batch's size; false when the link is no more.
-    fn take(&self, peer: PeerId, id: u64, batch: &mut Vec<Bytes>) -> bool {
+    /// Moves what waits into `batch`, up to a batch's size.
+    fn take(&self, peer: PeerId, id: u64, batch: &mut Vec<Bytes>) -> Next {
         let mut state = lock(&self.open);
+        let stopped = state.stopped;
         let Some(link) = state.links.get_mut(&peer).filter(|link| link.id == id) else {
-            return false;
+            return Next::Gone;
         };
         let mut bytes = 0;
         while bytes < MAX_BATCH_BYTES
@@ -156,11 +168,11 @@ impl Links {
             batch.push(frame);
         }
         link.bytes -= bytes;
-        link.writing = !batch.is_empty();
-        if batch.is_empty() && state.stopped {
-            self.idle.notify_one();
+        match (batch.is_empty(), stopped) {
+            (false, _) => Next::Write,
+            (true, false) => Next::Wait,
+            (true, true) => Next::Finish,
         }
-        true
     }
 
     /// Ends a link that has nothing to write; false when something came meanwhile.
@@ -171,24 +183,26 @@ impl Links {
             Some(link) if link.id == id => state.links.remove(&peer),
             _ => None,
         };
+        drop(state);
+        self.retired.notify_one();
         true
     }
 
-    /// Takes no more frames.
+    /// Takes no more frames; writers end once they have written theirs.
     pub(crate) fn stop(&self) {
-        lock(&self.open).stopped = true;
+        let mut state = lock(&self.open);
+        state.stopped = true;
+        state.links.values().for_each(|link| link.ready.notify_one());
     }
 
-    /// Whether everything that was queued for connected peers is flushed.
-    pub(crate) fn is_flushed(&self, connected: impl Fn(&PeerId) -> bool) -> bool {
-        let state = lock(&self.open);
-        let busy = |link: &Link| link.writing || !link.frames.is_empty();
-        !state.links.iter().any(|(peer, link)| connected(peer) && busy(link))
+    /// After [`Links::stop`]: whether all connected peers have read what was written to them.
+    pub(crate) fn is_finished(&self, connected: impl Fn(&PeerId) -> bool) -> bool {
+        !lock(&self.open).links.keys().any(connected)
     }
 
-    /// Waits until another writer has nothing to write; only after [`Links::stop`].
-    pub(crate) async fn idle(&self) {
-        self.idle.notified().await;
+    /// Waits until another writer has ended.
+    pub(crate) async fn retired(&self) {
+        self.retired.notified().await;
     }
 
     /// Ends all writers.
@@ -202,13 +216,6 @@ impl Links {
 
 impl Link {
     fn new(id: u64) -> Self {
-        Self {
-            id,
-            frames: VecDeque::new(),
-            bytes: 0,
-            writing: false,
-            ready: Arc::new(Notify::new()),
-            writer: None,
-        }
+        Self { id, frames: VecDeque::new(), bytes: 0, ready: Arc::new(Notify::new()), writer: None }
     }
 }

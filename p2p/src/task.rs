@@ -84,6 +84,7 @@ struct Settings {
     peer_book: Option<PathBuf>,
     wanted_peers: usize,
     max_inbound: usize,
+    max_outbound: usize,
 }
 
 /// Makes the host's task and runs it.
@@ -134,6 +135,7 @@ pub(crate) async fn spawn(
             peer_book: config.peer_book,
             wanted_peers: config.limits.wanted_peers,
             max_inbound: config.limits.inbound as usize,
+            max_outbound: config.limits.outbound as usize,
         },
         shared,
     };
@@ -221,6 +223,8 @@ impl Task {
     }
 
     fn on_command(&mut self, command: Command) {
+        // What was noted before, by the same caller perhaps, comes first.
+        self.on_notes();
         match command {
             Command::Open { peer, protocol, answer } => self.open(peer, protocol, answer),
             Command::Dial { address, answer } => self.dial_address(address, answer),
@@ -408,14 +412,14 @@ fn reply<T>(to: tokio::sync::oneshot::Sender<T>, answer: T) {
 
 /// An error with all its causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let said = next.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let said = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !said.is_empty() && !parts.iter().any(|part| part.contains(&said)) {
+            parts.push(said);
         }
-        cause = next.source();
+        next = error.source();
     }
-    text
+    parts.join(": ")
 }

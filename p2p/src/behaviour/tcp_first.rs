@@ -1,7 +1,9 @@
-//! Dials of the DHT go over TCP where they can.
+//! Dials of the DHT go over TCP where they can, and from a port of their own.
 //!
 //! A killed process resets its TCP connections at once, while a QUIC peer that is gone is only noticed by
 //! silence. All addresses of a dial race, and QUIC's shorter handshake would win nearly always.
+//! libp2p dials from its listening port by default: two peers that do so at the same moment get one TCP connection
+//! that both have dialled, and its handshake fails on both sides.
 
 use std::task::{Context, Poll};
 
@@ -11,6 +13,7 @@ use libp2p::{
     swarm::{
         ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
         THandlerOutEvent, ToSwarm,
+        dial_opts::{DialOpts, PeerCondition},
     },
 };
 
@@ -90,6 +93,20 @@ impl<B: NetworkBehaviour> NetworkBehaviour for TcpFirst<B> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        self.0.poll(cx)
+        self.0.poll(cx).map(|next| match next {
+            ToSwarm::Dial { opts } => ToSwarm::Dial { opts: from_new_port(opts) },
+            other => other,
+        })
+    }
+}
+
+fn from_new_port(dial: DialOpts) -> DialOpts {
+    match dial.get_peer_id() {
+        // The DHT names a peer and leaves its addresses to be looked up.
+        Some(peer) => DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .allocate_new_port()
+            .build(),
+        None => dial,
     }
 }

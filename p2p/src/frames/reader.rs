@@ -3,7 +3,7 @@
 use std::{sync::Weak, time::Duration};
 
 use bytes::BytesMut;
-use futures::AsyncReadExt;
+use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::PeerId;
 use tokio::{task::JoinHandle, time::timeout};
 use tracing::debug;
@@ -54,7 +54,8 @@ async fn read_all(peer: PeerId, mut stream: Stream, events: &Sink, shared: &Weak
     let mut chunk = vec![0; CHUNK];
     loop {
         match stream.read(&mut chunk).await {
-            Ok(0) => return,
+            // All was read: closing our side says so.
+            Ok(0) => return drop(stream.close().await),
             Ok(size) => read.extend_from_slice(&chunk[..size]),
             Err(error) => return debug!(%peer, %error, "a stream of frames ended"),
         }

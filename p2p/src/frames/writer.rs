@@ -8,7 +8,7 @@ use libp2p::PeerId;
 use tokio::{sync::Notify, time::timeout};
 use tracing::debug;
 
-use super::{Spawner, codec::put_header};
+use super::{Next, Spawner, codec::put_header};
 use crate::{
     Event, Stream,
     shared::{Note, Shared},
@@ -29,7 +29,7 @@ enum Failure {
 pub(super) async fn run(peer: PeerId, id: u64, ready: Arc<Notify>, spawner: Spawner) {
     let Err(failure) = write_all(peer, id, &ready, &spawner).await else { return };
     let Some(shared) = spawner.shared.upgrade() else { return };
-    let frames = shared.links.failed(peer, id);
+    let Some(frames) = shared.links.failed(peer, id) else { return };
     if frames > 0 {
         spawner.events.put_task(Event::Undelivered { peer, frames });
     }
@@ -47,20 +47,28 @@ async fn write_all(peer: PeerId, id: u64, ready: &Notify, spawner: &Spawner) -> 
     let mut buffer = BytesMut::new();
     loop {
         let Some(shared) = spawner.shared.upgrade() else { return Ok(()) };
-        if !shared.links.take(peer, id, &mut batch) {
-            return Ok(());
-        }
-        if batch.is_empty() {
-            drop(shared);
-            if !wait(&mut stream, ready).await? && retire(peer, id, &mut stream, spawner).await {
+        match shared.links.take(peer, id, &mut batch) {
+            Next::Write => {
+                let written = write_batch(&mut stream, &batch, &mut buffer).await;
+                written.map_err(|error| broken(peer, &error))?;
+                count(&shared, &batch);
+                batch.clear();
+            }
+            Next::Wait => {
+                drop(shared);
+                if !wait(&mut stream, ready).await? && retire(peer, id, spawner) {
+                    // All was flushed long ago: how the close ends does not matter.
+                    let _ = finish(stream).await;
+                    return Ok(());
+                }
+            }
+            Next::Finish => {
+                finish(stream).await?;
+                shared.links.retire(peer, id);
                 return Ok(());
             }
-            continue;
+            Next::Gone => return Ok(()),
         }
-        let written = write_batch(&mut stream, &batch, &mut buffer).await;
-        written.map_err(|error| broken(peer, &error))?;
-        count(&shared, &batch);
-        batch.clear();
     }
 }
 
@@ -76,15 +84,21 @@ async fn wait(stream: &mut Stream, ready: &Notify) -> Result<bool, Failure> {
     }
 }
 
-async fn retire(peer: PeerId, id: u64, stream: &mut Stream, spawner: &Spawner) -> bool {
-    let Some(shared) = spawner.shared.upgrade() else { return true };
-    if !shared.links.retire(peer, id) {
-        return false;
+/// Ends the link; false when frames came meanwhile.
+fn retire(peer: PeerId, id: u64, spawner: &Spawner) -> bool {
+    spawner.shared.upgrade().is_none_or(|shared| shared.links.retire(peer, id))
+}
+
+/// Closes the stream, and waits until the peer has read it to its end.
+async fn finish(mut stream: Stream) -> Result<(), Failure> {
+    let read = async {
+        stream.close().await?;
+        stream.read(&mut [0; 1]).await
+    };
+    match timeout(IDLE, read).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Failure::Broken),
     }
-    drop(shared);
-    // All was flushed long ago: how the close ends does not matter.
-    let _ = timeout(IDLE, stream.close()).await;
-    true
 }
 
 async fn write_batch(stream: &mut Stream, batch: &[Bytes], buffer: &mut BytesMut) -> io::Result<()> {

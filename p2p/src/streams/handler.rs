@@ -127,6 +127,11 @@ impl ConnectionHandler for Handler {
         })
     }
 
+    /// Streams that were agreed on just before the connection closed still hold what the peer wrote.
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Option<(StreamProtocol, Stream)>> {
+        Poll::Ready(self.accepted.pop_front())
+    }
+
     fn on_connection_event(
         &mut self,
         event: ConnectionEvent<'_, Agreement, ReadyUpgrade<StreamProtocol>, (), Opened>,

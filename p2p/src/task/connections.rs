@@ -1,12 +1,13 @@
 //! Connected peers: what is known of them, what they open, and what happens when they go.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
-    time::{Duration, Instant as StdInstant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, swarm::ConnectionId};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use tracing::debug;
 
 use super::Task;
@@ -15,13 +16,13 @@ use crate::{
     frames::Reader,
     liveness::{self, Watcher},
     redial::Target,
-    streams::{Inbound, Stream},
+    streams::{Activity, Inbound, Stream},
 };
 
 /// Streams on which one peer may ask whether we live: one a connection, and one that is being replaced.
 const MAX_ECHOES: usize = 4;
-/// A connection is not closed for newcomers before it had time to become useful.
-const SETTLED: Duration = Duration::from_secs(30);
+/// A connection is not closed for others while it may just have become useful.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Readers of peers that are gone end by themselves; their places are cleared above this.
 const MANY_READERS: usize = 256;
 /// Peers are watched by the owner of the host, one for each peer it works with.
@@ -42,7 +43,9 @@ pub(super) struct Connection {
     remote: Multiaddr,
     direction: Direction,
     since: SystemTime,
-    opened: StdInstant,
+    opened: Instant,
+    /// Shared by all connections of the peer.
+    activity: Arc<Activity>,
 }
 
 impl Peer {
@@ -77,15 +80,21 @@ impl Task {
         let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
         let remote = endpoint.get_remote_address().clone();
         debug!(%peer, ?direction, %remote, "connected");
+        let activity = self.swarm.behaviour_mut().streams.activity(peer);
         let known = self.peers.entry(peer).or_insert_with(Peer::new);
         known.connections.push(Connection {
             id,
             remote,
             direction,
             since: SystemTime::now(),
-            opened: StdInstant::now(),
+            opened: Instant::now(),
+            activity,
         });
         let count = known.connections.len();
+        if let Some(dialled) = known.connections.last().and_then(Connection::dialled) {
+            // It led to this peer: the handshake has proven it.
+            self.book.add(peer, dialled);
+        }
         self.shared.set_connections(peer, count);
         self.count_connections();
         self.shared.metrics.connections_opened.add(1);
@@ -95,9 +104,7 @@ impl Task {
         }
         self.on_dialled(peer, id);
         self.redial.reached(&Target::Peer(peer), peer);
-        if direction == Direction::Inbound {
-            self.make_room();
-        }
+        self.make_room(direction);
         self.redial();
     }
 
@@ -128,21 +135,28 @@ impl Task {
         self.shared.metrics.connections.set(open);
     }
 
-    /// Closes the oldest inbound connection that nobody needs when few places are left, so that a
-    /// newcomer with one bootstrap peer always finds a place to learn of others.
-    fn make_room(&mut self) {
-        let connections = self.peers.values().flat_map(|peer| &peer.connections);
-        let inbound = connections.filter(|c| c.direction == Direction::Inbound).count();
-        if inbound <= self.config.max_inbound - self.config.max_inbound / 4 {
+    /// With few places left in one direction, closes the connection that was quiet for longest and that nobody needs.
+    ///
+    /// So a newcomer with one bootstrap peer finds a place to learn of others, and our own next dial finds one too:
+    /// gossip's streams keep connections open that libp2p would close as idle.
+    fn make_room(&mut self, direction: Direction) {
+        let max = match direction {
+            Direction::Inbound => self.config.max_inbound,
+            Direction::Outbound => self.config.max_outbound,
+        };
+        let all =
+            self.peers.iter().flat_map(|(peer, known)| known.connections.iter().map(move |c| (peer, c)));
+        let mut all: Vec<_> = all.filter(|(_, open)| open.direction == direction).collect();
+        if all.len() <= max - max / 4 {
             return;
         }
-        let mesh: Vec<_> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
-        let idle = self.peers.iter().filter(|(peer, _)| !self.watched.contains(peer) && !mesh.contains(peer));
-        let idle = idle.flat_map(|(_, known)| &known.connections);
-        let idle = idle.filter(|connection| {
-            connection.direction == Direction::Inbound && connection.opened.elapsed() > SETTLED
+        let mesh: HashSet<_> = self.swarm.behaviour().gossip.all_mesh_peers().collect();
+        all.retain(|(peer, open)| {
+            let needed = self.watched.contains(peer) || mesh.contains(peer);
+            !needed && open.activity.last().max(open.opened).elapsed() > SETTLED
         });
-        if let Some(id) = idle.min_by_key(|connection| connection.opened).map(|oldest| oldest.id) {
+        let quietest = all.into_iter().min_by_key(|(_, open)| open.activity.last().max(open.opened));
+        if let Some(id) = quietest.map(|(_, open)| open.id) {
             self.shared.metrics.connections_trimmed.add(1);
             self.swarm.close_connection(id);
         }

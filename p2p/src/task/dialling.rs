@@ -101,7 +101,7 @@ impl Task {
         address: Multiaddr,
         caller: Option<oneshot::Sender<Result<PeerId, DialError>>>,
     ) {
-        let options = DialOpts::unknown_peer_id().address(address.clone()).build();
+        let options = DialOpts::unknown_peer_id().address(address.clone()).allocate_new_port().build();
         let id = options.connection_id();
         let dial = AddressDial { address, caller };
         if self.dials.addresses.len() >= MAX_DIALS {
@@ -172,8 +172,12 @@ impl Task {
     }
 
     fn attempt(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, dial: &mut Dial) {
-        let options =
-            DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addresses).build();
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Disconnected)
+            .addresses(addresses)
+            // See `TcpFirst`: not from the port that is listened on.
+            .allocate_new_port()
+            .build();
         let id = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => dial.attempts.push(id),

@@ -29,12 +29,12 @@ impl Task {
         }
     }
 
-    /// Runs the swarm until what was queued for connected peers is written.
+    /// Runs the swarm until connected peers have read what was queued for them.
     async fn flush(&mut self, deadline: Instant) {
-        while !self.shared.links.is_flushed(|peer| self.peers.contains_key(peer)) {
+        while !self.shared.links.is_finished(|peer| self.peers.contains_key(peer)) {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => return debug!("frames are left unsent"),
-                () = self.shared.links.idle() => {}
+                () = self.shared.links.retired() => {}
                 Some(command) = self.commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }

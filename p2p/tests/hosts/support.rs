@@ -18,6 +18,9 @@ pub fn config(seed: u8) -> Config {
 }
 
 pub async fn start(config: Config) -> Node {
+    // RUST_LOG=p2p=debug shows what the hosts do; set once for all tests of the process.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let (host, events) = Host::start(config).await.unwrap();
     host.wait_until_listening().await.unwrap();
     Node { host, events }
