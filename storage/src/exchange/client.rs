@@ -424,6 +424,9 @@ impl Client {
             .map(|(digest, _)| *digest)
             .collect();
         for digest in told {
+            if let Some(state) = self.peers.get_mut(peer) {
+                state.expect_late(digest); // it may have heard of it all the same
+            }
             self.rule_out(now, &digest, peer, None);
             if let Some(want) = self.wants.get_mut(&digest) {
                 want.told.retain(|(told, _)| told != peer);

@@ -419,6 +419,23 @@ fn a_block_that_was_asked_for_and_comes_too_late_is_no_offence() {
 }
 
 #[test]
+fn a_small_block_that_comes_for_a_probe_and_again_for_the_ask_after_it_is_no_offence() {
+    let mut swarm = Swarm::new(1000).with(1, Habits::default());
+    swarm.open(&[]);
+    swarm.want(0..1); // nobody is known to have it: peer 1 is asked whether it does
+    assert_eq!(swarm.log.probed, 1);
+    swarm.handle(Input::Provider { session: SessionId(1), peer: peer(1) });
+    let (digest, data) = (*swarm.cid(0).hash(), swarm.data.clone());
+    let received =
+        Input::Received { peer: peer(1), blocks: vec![Arrived { digest, data }], presences: vec![] };
+    swarm.handle(received.clone());
+    swarm.handle(received);
+    assert_eq!(swarm.log.delivered.len(), 1);
+    assert_eq!(swarm.client.counters().duplicates, 1);
+    assert!(swarm.log.penalised.is_empty());
+}
+
+#[test]
 fn a_closed_session_leaves_nothing_behind() {
     let mut swarm = Swarm::new(1000).with(1, Habits::default());
     swarm.open(&[1, 5]);

@@ -132,6 +132,10 @@ impl Client {
         let deadline = now + (expected * DEADLINE_FACTOR).max(MIN_DEADLINE) + dial;
         state.asked(now, bytes);
         let first = want.asked_count() == 0;
+        if matches!(want.told_to(peer), Some(Told::Probed)) {
+            // A small block is sent in place of the news that it is there: then it comes twice.
+            state.expect_late(*digest);
+        }
         want.set_told(peer, Told::Asked { at: now, expected, deadline, bytes });
         self.deadlines.insert((deadline, *digest, peer.clone()));
         if first {
