@@ -35,6 +35,7 @@ mod network;
 mod nodes;
 mod own;
 mod peers;
+mod perform;
 mod read;
 mod remote;
 pub mod runner;
@@ -43,7 +44,6 @@ mod start;
 mod state;
 mod submit;
 mod view;
-mod work;
 
 pub use config::{Accept, Config, ConfigError, Settings};
 pub use start::{Node, Ready, StartError, api_socket};

@@ -27,9 +27,9 @@ use crate::lock::{Lock, LockError};
 use crate::machines::{self, Who};
 use crate::net::{self, Net};
 use crate::own::{Desk, OwnerEffects};
+use crate::perform::{Bench, WorkerEffects};
 use crate::shell::{self, Queue, Shell};
 use crate::state::{App, State};
-use crate::work::{Bench, WorkerEffects};
 use crate::{api, identity, listen, locate, network, nodes, peers, read, remote};
 
 /// The port that a node listens on for peers when it is not told and the port is free, TCP and QUIC.

@@ -15,8 +15,8 @@ use crate::config::Config;
 use crate::content::Content;
 use crate::index::Index;
 use crate::own::Desk;
+use crate::perform::Bench;
 use crate::shell::Handle;
-use crate::work::Bench;
 
 /// A running node, for the API and everything else that serves it.
 pub struct State {

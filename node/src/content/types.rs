@@ -1,0 +1,179 @@
+//! What goes into and comes out of a node's content.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cid::Cid;
+use storage::read::EntryKind;
+use storage::store::{AddOptions as StoreAdd, Guard};
+use storage::unixfs::{Profile, Root};
+
+/// Why content cannot be had or kept, in words for its user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchFault {
+    /// Nobody offers it, or not at that path.
+    #[error("{0}")]
+    NotFound(String),
+    /// It is not what it should be: no node can use it.
+    #[error("{0}")]
+    Malformed(String),
+    /// This node cannot keep it.
+    #[error("{0}")]
+    Here(String),
+}
+
+/// What was added. It is not collected while this is held; pin it to keep it longer.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// Its root.
+    pub cid: Cid,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Bytes of its blocks, as links count them.
+    pub total: u64,
+    pub(super) _held: Option<Arc<Guard>>,
+}
+
+/// An entry of a directory that is put together.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub(super) name: String,
+    pub(super) added: Added,
+}
+
+impl Entry {
+    /// An entry of this name.
+    pub fn new(name: &str, added: Added) -> Self {
+        Entry { name: name.to_owned(), added }
+    }
+
+    pub(super) fn root(&self) -> Root {
+        let Added { cid, size, total, .. } = self.added;
+        Root { cid, total_bytes: total, file_bytes: size }
+    }
+}
+
+/// How something is added.
+#[derive(Debug, Clone, Default)]
+pub struct AddOptions {
+    pub(super) profile: Profile,
+    pub(super) only_hash: bool,
+}
+
+impl AddOptions {
+    /// A profile by name, with what differs from it.
+    pub fn new(
+        profile: Option<&str>,
+        cid_version: Option<u8>,
+        chunk_size: Option<u64>,
+        raw_leaves: Option<bool>,
+    ) -> Result<Self, String> {
+        let name = match (profile, cid_version) {
+            (Some(name), _) => name,
+            // As in Kubo: version 0 brings the settings that go with it.
+            (None, Some(0)) => "unixfs-v0-2015",
+            (None, _) => "unixfs-v1-2025",
+        };
+        let mut profile = Profile::named(name).ok_or_else(|| {
+            format!("profile {name:?} is unknown: there are unixfs-v1-2025 and unixfs-v0-2015")
+        })?;
+        match cid_version {
+            None => {}
+            Some(version @ (0 | 1)) => profile.cid_version = version,
+            Some(other) => return Err(format!("CID version {other} does not exist: there are 0 and 1")),
+        }
+        if let Some(bytes) = chunk_size {
+            const MOST: u64 = 1 << 20;
+            if bytes == 0 || bytes > MOST {
+                return Err(format!("chunk size {bytes} is not between 1 and {MOST} bytes"));
+            }
+            profile.chunk_bytes = usize::try_from(bytes).unwrap_or(MOST as usize);
+        }
+        if let Some(raw) = raw_leaves {
+            profile.raw_leaves = raw;
+        }
+        Ok(AddOptions { profile, only_hash: false })
+    }
+
+    /// Computes the CID and stores nothing.
+    pub fn only_hash(mut self, only_hash: bool) -> Self {
+        self.only_hash = only_hash;
+        self
+    }
+
+    pub(super) fn store(&self, pin: Option<String>) -> StoreAdd {
+        StoreAdd { profile: self.profile, only_hash: self.only_hash, pin, ..StoreAdd::default() }
+    }
+}
+
+/// What something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+}
+
+impl Kind {
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symlink",
+        }
+    }
+}
+
+impl From<EntryKind> for Kind {
+    fn from(kind: EntryKind) -> Self {
+        match kind {
+            EntryKind::File => Kind::File,
+            EntryKind::Directory => Kind::Directory,
+            EntryKind::Symlink => Kind::Symlink,
+        }
+    }
+}
+
+/// An entry of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its content.
+    pub cid: Cid,
+    /// Bytes of a file; 0 for others.
+    pub size: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What is known of some content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Its CID.
+    pub cid: Cid,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file; 0 for others.
+    pub size: u64,
+    /// Bytes of all blocks.
+    pub cumulative: u64,
+    /// Whether its first block is on this node.
+    pub local: bool,
+    /// Where a symbolic link leads.
+    pub target: Option<String>,
+}
+
+/// A read-only path to content; it is not collected while this is held.
+#[derive(Debug)]
+pub struct Checkout {
+    /// The content.
+    pub cid: Cid,
+    /// Where it is.
+    pub path: PathBuf,
+    pub(super) _checkout: storage::store::Checkout,
+}
