@@ -12,8 +12,8 @@ use crate::task::Task;
 /// Runs tasks of one kind on this machine.
 ///
 /// A task goes through [`check`](Engine::check), [`prepare`](Engine::prepare) and [`start`](Engine::start);
-/// what follows is the [`Running`]'s. The caller admits tasks: an engine enforces each one's limits, but does not
-/// decide whether they fit the machine together.
+/// what follows is the [`Running`]'s. The caller admits tasks: an engine enforces each one's limits, but
+/// does not decide whether they fit the machine together.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug {
     /// Which engine this is.
@@ -27,12 +27,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Makes everything ready that executions of the same program share: compiles a module, loads an image.
     ///
-    /// Callers that prepare the same program at once share the work. Dropping the future forgets the answer; work that has begun goes on and is
-    /// kept.
+    /// Callers that prepare the same program at once share the work. Dropping the future forgets the
+    /// answer; work that has begun goes on and is kept.
     async fn prepare(&self, task: &Task) -> Result<Prepared, PrepareError>;
 
-    /// Starts the task, which must be the prepared one or another of the same program. Waits while as many executions run as the engine
-    /// was given slots.
+    /// Starts the task, which must be the prepared one or another of the same program. Waits while as many
+    /// executions run as the engine was given slots.
     ///
     /// Dropping the future before it is ready starts nothing.
     async fn start(&self, task: &Task, prepared: &Prepared) -> Result<Running, StartError>;

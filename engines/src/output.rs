@@ -1,7 +1,7 @@
 //! What an execution writes to its standard streams: kept up to a cap, read by followers while it grows.
 //!
-//! An [`OutputLog`] holds short output in memory and longer output in files. A reader starts at the first byte whenever it
-//! comes, holds one chunk at a time, and never slows the writer.
+//! An [`OutputLog`] holds short output in memory and longer output in files. A reader starts at the first
+//! byte whenever it comes, holds one chunk at a time, and never slows the writer.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -88,7 +88,8 @@ enum Store {
 }
 
 impl OutputLog {
-    /// An empty log that keeps at most `caps` bytes of stdout and stderr, in files below `dir` when there is much.
+    /// An empty log that keeps at most `caps` bytes of stdout and stderr, in files below `dir` when there
+    /// is much.
     pub fn new(dir: PathBuf, caps: [u64; 2]) -> Arc<Self> {
         let logs = caps.map(|cap| Log { cap, kept: 0, produced: 0, store: Store::Memory(Vec::new()) });
         Arc::new(OutputLog { dir, state: Mutex::new(State { logs, closed: false }), grown: Notify::new() })

@@ -59,7 +59,8 @@ fn cpu_milli() -> u32 {
     u32::try_from(quota.map_or(whole, |quota| quota.clamp(100, whole))).unwrap_or(u32::MAX)
 }
 
-/// Thousandths of a processor in the text of a `cpu.max`: `quota period`, both in microseconds, or `max period`.
+/// Thousandths of a processor in the text of a `cpu.max`: `quota period`, both in microseconds, or `max
+/// period`.
 fn cpu_quota(text: &str) -> Option<u64> {
     let mut words = text.split_ascii_whitespace();
     let quota: u64 = words.next()?.parse().ok()?;

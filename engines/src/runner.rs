@@ -1,7 +1,8 @@
 //! The runner: what this binary is when a [`WasmEngine`](crate::WasmEngine) starts it as a child.
 //!
-//! A runner is handed one end of a socketpair as its standard input, is told by the first packet what it is to be, and ends when
-//! the node's end closes. It owns no file, no address and no secret, and reaches nothing that the node did not hand it.
+//! A runner is handed one end of a socketpair as its standard input, is told by the first packet what it is
+//! to be, and ends when the node's end closes. It owns no file, no address and no secret, and reaches
+//! nothing that the node did not hand it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,14 +11,16 @@ use std::process::ExitCode;
 use crate::wasm::compile_child;
 use crate::wasm::serve;
 use crate::wasm::socket;
+use crate::wasm::sys;
 use crate::wasm::wire::{self, Packet, Setup};
 
-/// What a runner does with the directories of an execution in place of running it, as if a guest had taken it over; what it
-/// returns becomes the execution's standard output.
+/// What a runner does with the directories of an execution in place of running it, as if a guest had taken
+/// it over; what it returns becomes the execution's standard output.
 #[doc(hidden)]
 pub type Takeover = fn(Vec<OwnedFd>) -> Vec<u8>;
 
-/// Is a runner until the node no longer needs one. The only thing that a process started as one should do.
+/// Is a runner until the node no longer needs one. The first and only thing that a process started as one may do: it
+/// closes every descriptor but the standard three.
 pub fn main() -> ExitCode {
     exit(run(None))
 }
@@ -40,6 +43,7 @@ fn exit(result: Result<(), String>) -> ExitCode {
 }
 
 fn run(takeover: Option<Takeover>) -> Result<(), String> {
+    sys::close_inherited();
     let end = take_stdin().map_err(|error| format!("no socket as standard input: {error}"))?;
     let mut buffer = socket::buffer();
     let mut fds = Vec::new();

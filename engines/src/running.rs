@@ -69,7 +69,8 @@ impl Running {
         OutputReader::new(Arc::clone(&self.output))
     }
 
-    /// Asks it to stop; the first reason counts. [`Running::wait`] tells when it has. Does nothing when it has ended.
+    /// Asks it to stop; the first reason counts. [`Running::wait`] tells when it has. Does nothing when it
+    /// has ended.
     pub fn stop(&self, reason: StopReason) {
         self.stop.send_if_modified(|asked| {
             let first = asked.is_none();

@@ -67,8 +67,9 @@ pub struct Task {
     pub outputs: Vec<OutputMount>,
     /// What it may use.
     pub limits: Limits,
-    /// A directory for this execution alone, made by the engine when it needs it. Output too long to be kept in memory
-    /// lies here as `stdout` and `stderr`; the caller removes it when it no longer needs them.
+    /// A directory for this execution alone, made by the engine when it needs it. Output too long to be
+    /// kept in memory lies here as `stdout` and `stderr`; the caller removes it when it no longer needs
+    /// them.
     pub work_dir: PathBuf,
 }
 

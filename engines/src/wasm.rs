@@ -10,8 +10,9 @@
 //!     └── mounts ══════ directory descriptors ═══════════╝
 //! ```
 //!
-//! The node decides and keeps; a runner runs and forgets. What a runner says is checked as if it were hostile: it
-//! is bounded, ordered and credited, and whoever breaks that is ended with everything that ran in it.
+//! The node decides and keeps; a runner runs and forgets. What a runner says is checked as if it were
+//! hostile: it is bounded, ordered and credited, and whoever breaks that is ended with everything that ran
+//! in it.
 
 mod cache;
 pub(crate) mod check;
@@ -29,7 +30,7 @@ mod sandbox;
 pub(crate) mod serve;
 mod settings;
 pub(crate) mod socket;
-mod sys;
+pub(crate) mod sys;
 mod ticker;
 pub(crate) mod wire;
 

@@ -1,4 +1,5 @@
-//! The WASM engine from the outside, with real runner children: this binary started again, as the engine does by default.
+//! The WASM engine from the outside, with real runner children: this binary started again, as the engine
+//! does by default.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

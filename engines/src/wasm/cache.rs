@@ -1,8 +1,8 @@
 //! Compiled modules on disk.
 //!
-//! Each is two files: the machine code, and beside it what is known of the module with the code's length and hash. The second is written last and read first,
-//! so code without it, or that differs from it, does not count. Names come from a hash over everything that the code
-//! depends on.
+//! Each is two files: the machine code, and beside it what is known of the module with the code's length
+//! and hash. The second is written last and read first, so code without it, or that differs from it, does
+//! not count. Names come from a hash over everything that the code depends on.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write as _};
@@ -83,8 +83,8 @@ impl Cache {
         self.mappable(code).map(|code| (code, memory_minimum))
     }
 
-    /// Keeps what `code` holds under this name, and gives back a file to map: the kept one, so that memory need not hold
-    /// it, or `code` itself when the disk does not take it. Blocks.
+    /// Keeps what `code` holds under this name, and gives back a file to map: the kept one, so that memory
+    /// need not hold it, or `code` itself when the disk does not take it. Blocks.
     pub fn put(&self, key: CodeKey, code: File, memory_minimum: u64) -> File {
         let kept = self.write(key, &code, memory_minimum).and_then(|()| {
             self.shrink(key);

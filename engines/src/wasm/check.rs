@@ -42,8 +42,8 @@ impl Functions {
     }
 }
 
-/// Checks that `wasm` is a core module that imports only WASI preview 1 and exports `entrypoint` as a function without parameters and
-/// results. The error is for the job's author.
+/// Checks that `wasm` is a core module that imports only WASI preview 1 and exports `entrypoint` as a
+/// function without parameters and results. The error is for the job's author.
 pub(crate) fn module(wasm: &[u8], entrypoint: &str, functions: &Functions) -> Result<Facts, String> {
     if !wasm.starts_with(b"\0asm") {
         return Err("it is not a WebAssembly module: it does not begin with \\0asm".into());

@@ -22,8 +22,8 @@ const TAIL_BYTES: usize = 2 << 10;
 
 /// Starts children, all from one thread that lasts as long as this does.
 ///
-/// The system ends a child with the *thread* that started it, so no thread of a pool may: it can end any time. With this one they end
-/// when the engine is gone, and when the whole node is.
+/// The system ends a child with the *thread* that started it, so no thread of a pool may: it can end any
+/// time. With this one they end when the engine is gone, and when the whole node is.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     requests: threads::Sender<Request>,
@@ -131,7 +131,8 @@ impl Exit {
     }
 }
 
-/// Reads until the end and keeps the last of it, as text without control characters: who wrote it may be hostile.
+/// Reads until the end and keeps the last of it, as text without control characters: who wrote it may be
+/// hostile.
 async fn tail(stderr: Option<ChildStderr>) -> String {
     let Some(mut stderr) = stderr else { return String::new() };
     let mut kept = Vec::new();

@@ -55,8 +55,8 @@ struct Limits {
 }
 
 impl Limits {
-    /// Strangers get what a module of some megabytes needs. The largest known program (69 MB of WebAssembly) takes 62 seconds of
-    /// processor time and 1.9 GiB.
+    /// Strangers get what a module of some megabytes needs. The largest known program (69 MB of
+    /// WebAssembly) takes 62 seconds of processor time and 1.9 GiB.
     fn of(class: TrustClass) -> Self {
         let (module_mib, data_mib, cpu_seconds, wall_seconds) = match class {
             TrustClass::Own | TrustClass::Trusted => (512, 8192, 600, 900),
@@ -131,7 +131,8 @@ impl Compiler {
         lock(&self.state).open.contains_key(&key) || self.shared.cache.has(key)
     }
 
-    /// The code of a module, compiled now if need be. Who asks for the same at the same time waits for the same child.
+    /// The code of a module, compiled now if need be. Who asks for the same at the same time waits for the
+    /// same child.
     pub async fn code(
         &self,
         module: &ModuleSource,
@@ -300,7 +301,8 @@ impl Limits {
                 "compiling the module took more than {} s of processor time",
                 self.cpu_seconds
             )),
-            // What the allocator does when there is no more, and what the system does when there is none for anyone.
+            // What the allocator does when there is no more, and what the system does when there is none
+            // for anyone.
             Some(libc::SIGABRT | libc::SIGKILL | libc::SIGSEGV) => PrepareError::Limit(format!(
                 "compiling the module took more than {} MiB of memory",
                 self.data_bytes >> 20

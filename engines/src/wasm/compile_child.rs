@@ -1,4 +1,5 @@
-//! The child that compiles one module and ends: compiling cannot be interrupted, and its memory comes back only this way.
+//! The child that compiles one module and ends: compiling cannot be interrupted, and its memory comes back
+//! only this way.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

@@ -18,7 +18,8 @@ const BACKTRACE_FRAMES: usize = 16;
 /// A 32-bit guest addresses no more.
 pub(crate) const MEMORY_MAX: u64 = 4 << 30;
 
-/// What is zeroed and kept of a memory rather than given back: most guests touch less, and giving back costs more than running them.
+/// What is zeroed and kept of a memory rather than given back: most guests touch less, and giving back
+/// costs more than running them.
 const KEEP_MEMORY: usize = 4 << 20;
 
 /// The same for tables and stacks.
@@ -27,7 +28,8 @@ const KEEP_SMALL: usize = 64 << 10;
 /// Tables that a module may have; compilers make one.
 const TABLES_PER_MODULE: u32 = 4;
 
-/// Entries that a table may have: four times what the largest known compiler toolchain needs, 2 MiB of address space a table.
+/// Entries that a table may have: four times what the largest known compiler toolchain needs, 2 MiB of
+/// address space a table.
 const TABLE_ELEMENTS: usize = 256 << 10;
 
 /// Bookkeeping of an instance; grows with the module's functions, and the largest known need 2 MiB.
@@ -41,8 +43,8 @@ pub(crate) fn compiler() -> wasmtime::Result<Engine> {
     Engine::new(&config())
 }
 
-/// An engine to run `slots` guests at once with, and whether their memories are pooled. Without the address space for a
-/// pool they are not.
+/// An engine to run `slots` guests at once with, and whether their memories are pooled. Without the address
+/// space for a pool they are not.
 pub(crate) fn executor(slots: u32) -> wasmtime::Result<(Engine, bool)> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(slots)

@@ -27,8 +27,8 @@ use crate::output::OutputLog;
 use crate::running::{self, Running};
 use crate::task::{Task, TaskKind, TrustClass};
 
-/// Runs WASI modules in sandboxed runner children, one per trust class. Clones are the same engine; when the last is dropped,
-/// everything that it runs ends.
+/// Runs WASI modules in sandboxed runner children, one per trust class. Clones are the same engine; when
+/// the last is dropped, everything that it runs ends.
 #[derive(Debug, Clone)]
 pub struct WasmEngine(Arc<Shared>);
 
@@ -39,7 +39,8 @@ struct Shared {
     compiler: Compiler,
     inputs: Arc<Inputs>,
     places: [Place; 4],
-    /// Whether directories can be handed over as detached mounts; no longer when a runner could not have an empty root.
+    /// Whether directories can be handed over as detached mounts; no longer when a runner could not have an
+    /// empty root.
     detached_mounts: AtomicBool,
     fit_for_anyone: bool,
     stopped: AtomicBool,
@@ -112,14 +113,16 @@ impl WasmEngine {
         })))
     }
 
-    /// Which layers of the sandbox a runner on this machine has on; starts one to find out when there is none.
+    /// Which layers of the sandbox a runner on this machine has on; starts one to find out when there is
+    /// none.
     ///
     /// Dropping the future leaves a runner that was started to be used or to end as idle.
     pub async fn sandbox(&self) -> Result<SandboxReport, StartError> {
         Ok(self.lease(TrustClass::Own).await?.report.clone())
     }
 
-    /// The process that runs the guests of a class, while there is one: for status displays, and for tests that end it.
+    /// The process that runs the guests of a class, while there is one: for status displays, and for tests
+    /// that end it.
     pub fn runner_process(&self, class: TrustClass) -> Option<u32> {
         self.0.places[class.index()].current().and_then(|host| host.process)
     }
@@ -293,7 +296,8 @@ impl Place {
         self.host.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|host| host.alive())
     }
 
-    /// A lease on the runner, if there is one and it is well. Taken under the lock, so that it is not retired meanwhile.
+    /// A lease on the runner, if there is one and it is well. Taken under the lock, so that it is not
+    /// retired meanwhile.
     fn lease(&self) -> Option<Lease> {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner);
         host.as_ref().filter(|host| host.alive()).map(Lease::new)

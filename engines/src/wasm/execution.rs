@@ -18,8 +18,8 @@ use crate::ended::{Outcome, Usage};
 use crate::output::Stream;
 use crate::running::{StopReason, Supervisor};
 
-/// How long an execution may go on after its deadline, or after it was asked to stop, before its runner is ended: a
-/// runner that was taken over keeps no promises.
+/// How long an execution may go on after its deadline, or after it was asked to stop, before its runner is
+/// ended: a runner that was taken over keeps no promises.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Everything that an execution holds while it runs.

@@ -117,7 +117,8 @@ pub(super) async fn run(
     let mut cpu = Duration::ZERO;
     let ended = {
         let mut call = pin!(metered(call(&module, &mut store, &start.entrypoint), &mut cpu));
-        // The guest goes last: it takes turn after turn if it spins, and must not keep the others from theirs.
+        // The guest goes last: it takes turn after turn if it spins, and must not keep the others from
+        // theirs.
         tokio::select! {
             biased;
             () = guest.stop.notified() => Err(Failure::Early(How::Stopped)),

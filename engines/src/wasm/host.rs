@@ -356,7 +356,8 @@ impl Driver {
 /// Why a runner ends that is not ended for a fault.
 const UNNEEDED: &str = "is no longer needed";
 
-/// Hands what the runner says to the executions. `Ok` when it closed its end, an error when it said what it must not.
+/// Hands what the runner says to the executions. `Ok` when it closed its end, an error when it said what it
+/// must not.
 async fn read(link: &Link, state: &State, answered: &AtomicU64) -> Result<(), String> {
     let mut buffer = socket::buffer();
     let mut fds = Vec::new();
@@ -430,4 +431,49 @@ async fn watch_over(out: &Outbox, answered: &AtomicU64, heartbeat: Duration) -> 
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (State, mpsc::UnboundedReceiver<Event>) {
+        let (events, received) = mpsc::unbounded_channel();
+        let live = Live { events, owed: Default::default() };
+        let state = State {
+            next: AtomicU64::new(1),
+            loaded: Mutex::default(),
+            executions: Mutex::new(Some(HashMap::from([(0, live)]))),
+            end: watch::Sender::new(None),
+            gone: watch::Sender::new(false),
+        };
+        (state, received)
+    }
+
+    fn output(id: u64, stream: u8, length: usize) -> ToNode {
+        ToNode::Output { id, stream, bytes: vec![0; length].into() }
+    }
+
+    #[test]
+    fn a_runner_that_sends_more_than_it_has_credit_for_is_found_out() {
+        let (state, mut events) = state();
+        let answered = AtomicU64::new(0);
+        let pieces = wire::CREDIT_BYTES as usize / wire::CHUNK_BYTES;
+        for _ in 0..pieces {
+            assert_eq!(state.take_in(output(0, 1, wire::CHUNK_BYTES), &answered), Ok(()));
+        }
+        assert!(state.take_in(output(0, 1, 1), &answered).is_err());
+        assert_eq!(state.take_in(output(0, 0, 1), &answered), Ok(()), "the other stream has its own");
+        assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), pieces + 1);
+    }
+
+    #[test]
+    fn what_a_runner_says_of_executions_that_are_not_there_is_nothing() {
+        let (state, mut events) = state();
+        let answered = AtomicU64::new(0);
+        assert_eq!(state.take_in(output(7, 0, 1), &answered), Ok(()));
+        assert!(state.take_in(output(0, 2, 1), &answered).is_err(), "there are two streams");
+        assert!(state.take_in(ToNode::Refused(String::new()), &answered).is_err());
+        assert!(events.try_recv().is_err());
+    }
 }

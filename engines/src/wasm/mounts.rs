@@ -1,4 +1,5 @@
-//! The directories of executions: which targets make sense, inputs that are shown to guests, outputs that are taken from them.
+//! The directories of executions: which targets make sense, inputs that are shown to guests, outputs that
+//! are taken from them.
 
 pub(super) mod inputs;
 pub(super) mod outputs;
@@ -8,7 +9,8 @@ use std::path::{Component, Path};
 use super::wire::MOUNTS_MAX;
 use crate::task::Task;
 
-/// Says what is wrong with a task's targets, as far as can be told without looking at the disk. A fault of the job.
+/// Says what is wrong with a task's targets, as far as can be told without looking at the disk. A fault of
+/// the job.
 pub(super) fn check_targets(task: &Task) -> Result<(), String> {
     if task.inputs.len() + task.outputs.len() > MOUNTS_MAX {
         return Err(format!("it has more than {MOUNTS_MAX} inputs and results"));

@@ -1,7 +1,8 @@
 //! A guest's standard output or error, on the runner's side.
 //!
-//! What is short stays here until the guest ends and travels with its result. What is long travels in pieces, as far as the node
-//! has given credit; a guest whose output nobody takes in waits. What is beyond the cap is counted and discarded.
+//! What is short stays here until the guest ends and travels with its result. What is long travels in
+//! pieces, as far as the node has given credit; a guest whose output nobody takes in waits. What is beyond
+//! the cap is counted and discarded.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -114,7 +115,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Sends pieces while at least `least` bytes are held and there is credit. Credit bounds the queue that they go to.
+    /// Sends pieces while at least `least` bytes are held and there is credit. Credit bounds the queue that
+    /// they go to.
     fn send(&self, state: &mut State, least: usize) {
         while state.held.len() >= least && state.credit > 0 {
             let length = state.held.len().min(CHUNK_BYTES).min(state.credit as usize);

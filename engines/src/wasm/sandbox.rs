@@ -1,7 +1,7 @@
 //! The sandbox that a child puts itself into before it sees anything of a guest.
 //!
-//! Layers, each of which closes what another leaves open: own namespaces and an empty root, another user, limits, Landlock,
-//! and a list of allowed system calls. The order matters:
+//! Layers, each of which closes what another leaves open: own namespaces and an empty root, another user,
+//! limits, Landlock, and a list of allowed system calls. The order matters:
 //!
 //! 1. what needs the file system (wasmtime's engine) comes before;
 //! 2. namespaces and the empty root, while still root;

@@ -94,7 +94,8 @@ impl Runner {
     }
 }
 
-/// wasmtime-wasi opens preopened directories by path only. With a working directory for each thread, `.` can be any open directory.
+/// wasmtime-wasi opens preopened directories by path only. With a working directory for each thread, `.`
+/// can be any open directory.
 fn own_working_directory() {
     if let Err(error) = sys::unshare(UnshareFlags::FS) {
         eprintln!("runner: cannot give a thread its own working directory: {error}");
@@ -173,7 +174,8 @@ impl Serving {
 pub(super) fn say(out: &Outbox, message: &ToNode, alone: bool) {
     match wire::encode(message, vec![]) {
         Ok(message) => out.send(message, alone),
-        // The parts of a message are bounded so that it fits; without the message the node would wait for ever.
+        // The parts of a message are bounded so that it fits; without the message the node would wait for
+        // ever.
         Err(error) => {
             eprintln!("runner: cannot encode a message: {error}");
             std::process::exit(1);

@@ -13,10 +13,11 @@ use crate::task::TrustClass;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Every input of every task lies below this directory, and the engine may make a directory of its own,
-    /// `.staged`, in it. When the node is root its runners are not: files below it must be readable by others.
+    /// `.staged`, in it. When the node is root its runners are not: files below it must be readable by
+    /// others.
     pub input_root: PathBuf,
-    /// Where guests write while they run. Must be on the file system of the tasks' output paths, so that results
-    /// are moved there and not copied. The engine owns it alone and empties it when it starts.
+    /// Where guests write while they run. Must be on the file system of the tasks' output paths, so that
+    /// results are moved there and not copied. The engine owns it alone and empties it when it starts.
     pub output_root: PathBuf,
     /// Where compiled modules are kept. The engine owns it alone.
     pub cache_dir: PathBuf,
@@ -28,14 +29,16 @@ pub struct Settings {
     pub slots: u32,
     /// On how many threads a runner runs them.
     pub threads: u32,
-    /// Memory that all guests of one runner may take together; the caller admits by it. A runner that takes much more is ended by the system.
+    /// Memory that all guests of one runner may take together; the caller admits by it. A runner that takes
+    /// much more is ended by the system.
     pub memory_bytes: u64,
     /// How long a runner that runs nothing is kept for the next execution.
     pub runner_idle: Duration,
-    /// How often a runner that runs something is asked whether it still does; one that has not answered five times
-    /// in a row is ended.
+    /// How often a runner that runs something is asked whether it still does; one that has not answered
+    /// five times in a row is ended.
     pub heartbeat: Duration,
-    /// When the node is root, its runners run as users (and groups) with this number and the next three, one per trust class.
+    /// When the node is root, its runners run as users (and groups) with this number and the next three,
+    /// one per trust class.
     pub first_uid: u32,
 }
 

@@ -54,7 +54,8 @@ impl Link {
         }
     }
 
-    /// Receives a packet into `buffer` and its descriptors into `fds`; its length, or 0 when the other side is gone.
+    /// Receives a packet into `buffer` and its descriptors into `fds`; its length, or 0 when the other side
+    /// is gone.
     ///
     /// Dropping the future loses nothing.
     pub async fn receive(&self, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
@@ -68,7 +69,8 @@ impl Link {
     }
 }
 
-/// Where messages to the other side go. What bounds their number is said where they are sent: slots, credit, unanswered pings.
+/// Where messages to the other side go. What bounds their number is said where they are sent: slots,
+/// credit, unanswered pings.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     link: Arc<Link>,
@@ -93,7 +95,8 @@ pub(crate) fn outbox(link: &Arc<Link>) -> (Outbox, Queue) {
 }
 
 impl Outbox {
-    /// Sends a message, sooner or later, in order. One that comes `alone`, with no other to share a packet with, goes at once.
+    /// Sends a message, sooner or later, in order. One that comes `alone`, with no other to share a packet
+    /// with, goes at once.
     pub fn send(&self, message: Encoded, alone: bool) {
         if alone
             && self.waiting.load(Ordering::Acquire) == 0
@@ -118,8 +121,8 @@ impl Queue {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Sends what waits, as much as fits in each packet, until no outbox is left. Before sending it lets others go
-    /// first `yields` times: what they have to say then shares the packet.
+    /// Sends what waits, as much as fits in each packet, until no outbox is left. Before sending it lets
+    /// others go first `yields` times: what they have to say then shares the packet.
     pub async fn pump(mut self, yields: usize) -> io::Result<()> {
         let mut batch = Vec::with_capacity(MESSAGES_AT_ONCE);
         let mut packet = Packet::default();

@@ -18,6 +18,14 @@ pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
+/// Closes every descriptor beyond the standard three: what the node inherited from whoever started it, unmarked, the
+/// runner inherited too. For the first moment of a process that was started as a runner, which owns none of them.
+pub(crate) fn close_inherited() {
+    // SAFETY: no descriptor beyond the standard three belongs to anything in this process: it has only just begun, has
+    // one thread, and does nothing else. Where the call is missing (before Linux 5.9), nothing is closed.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
 /// Makes a mount of a directory that is attached nowhere: nothing above it can be reached from it.
 /// Without `writable` it is read-only; nothing below it is ever a device, a setuid program or executable.
 pub(crate) fn detached_mount(directory: impl AsFd, writable: bool) -> io::Result<OwnedFd> {
@@ -33,8 +41,8 @@ pub(crate) fn detached_mount(directory: impl AsFd, writable: bool) -> io::Result
     if !writable {
         attributes.attr_set |= libc::MOUNT_ATTR_RDONLY;
     }
-    // SAFETY: `mount` is open, the path is a terminated empty string, and `attributes` is a whole mount_attr of
-    // the size given; the kernel only reads it.
+    // SAFETY: `mount` is open, the path is a terminated empty string, and `attributes` is a whole
+    // mount_attr of the size given; the kernel only reads it.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -50,7 +58,8 @@ pub(crate) fn detached_mount(directory: impl AsFd, writable: bool) -> io::Result
 
 /// Lets tokio tell when a socket can be read and written.
 pub(crate) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and lives as long as the AsyncFd does.
+    // SAFETY: an OwnedFd names the same open descriptor for as long as it lives, and lives as long as the
+    // AsyncFd does.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE) }?)
 }
 

@@ -1,7 +1,8 @@
 //! What a node and its runner children say to each other, and how it lies in packets.
 //!
-//! A packet is one datagram of a socketpair: several messages, each a length, a count of descriptors and a CBOR map, and the
-//! descriptors of all of them beside it. Under load many messages share a packet, and its system call.
+//! A packet is one datagram of a socketpair: several messages, each a length, a count of descriptors and a
+//! CBOR map, and the descriptors of all of them beside it. Under load many messages share a packet, and its
+//! system call.
 //!
 //! The runner's side may have been taken over by a guest. What it sends is decoded without trust: lengths are
 //! checked, and anything that does not decode ends the runner.
@@ -38,7 +39,8 @@ pub(crate) const TEXT_BYTES: usize = 4 << 10;
 /// The first message to a child: what it is to be.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Setup {
-    /// Run guests until the socket closes. Comes with the output root, and the input root when inputs are not detached mounts.
+    /// Run guests until the socket closes. Comes with the output root, and the input root when inputs are
+    /// not detached mounts.
     Serve(Box<Serve>),
     /// Compile one module and exit. Comes with the module's file.
     Compile(Box<Compile>),
@@ -64,7 +66,8 @@ pub(crate) struct Plan {
     pub parent: u32,
     /// The user to become; only root can.
     pub uid: Option<u32>,
-    /// Directories come as detached mounts, so an empty root is required and reading need not be ruled by Landlock.
+    /// Directories come as detached mounts, so an empty root is required and reading need not be ruled by
+    /// Landlock.
     pub detached_mounts: bool,
     /// Guests of anyone will run: refuse without Landlock and seccomp.
     pub for_anyone: bool,

@@ -86,7 +86,8 @@ pub fn greet_and_sleep() -> String {
     command(body, r#"(data (i32.const 100) "hello\n")"#)
 }
 
-/// Writes `kib` KiB to stdout, 1 KiB of the same letter at a time, the letters going round, and one line to stderr.
+/// Writes `kib` KiB to stdout, 1 KiB of the same letter at a time, the letters going round, and one line to
+/// stderr.
 pub fn flood(kib: u32) -> String {
     let body = format!(
         "(loop $l

@@ -84,7 +84,8 @@ async fn a_runner_that_was_taken_over_reaches_nothing() {
         let inside = read_report(&text(&ended.stdout).await);
         assert!(inside.len() > control.len(), "{inside:?}");
         for (name, result) in &inside {
-            // Without a user of its own the directories of other executions of its class are not closed to it.
+            // Without a user of its own the directories of other executions of its class are not closed to
+            // it.
             let siblings = name.starts_with("output-") && name.ends_with("-above") && !own_user;
             let allowed = name == "output-create" || siblings;
             assert_eq!(result == "reached", allowed, "{class}: {name}={result}");

@@ -1,5 +1,5 @@
-//! What a guest would try that has taken over its runner. The only test code with unsafe: these are raw system calls, so that nothing
-//! but the sandbox stands between them and the system.
+//! What a guest would try that has taken over its runner. The only test code with unsafe: these are raw
+//! system calls, so that nothing but the sandbox stands between them and the system.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -47,7 +47,8 @@ fn report(lines: &[Line]) -> String {
     lines.iter().map(|(name, outcome)| format!("{name}={}\n", result(outcome))).collect()
 }
 
-/// `arguments`: a secret file, ports of a TCP and a UDP socket, an abstract socket's name, and the node's process.
+/// `arguments`: a secret file, ports of a TCP and a UDP socket, an abstract socket's name, and the node's
+/// process.
 fn probes(arguments: &[String]) -> Vec<Line> {
     let [secret, tcp, udp, name, node] = arguments else { panic!("{arguments:?}") };
     let node: c_long = node.parse().unwrap();
@@ -102,7 +103,8 @@ fn call(number: c_long, arguments: &[c_long]) -> io::Result<()> {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
     let [a, b, c, d, e, f] = all;
-    // SAFETY: each probe passes arguments that its system call at most reads, from memory that outlives the call, or fails on.
+    // SAFETY: each probe passes arguments that its system call at most reads, from memory that outlives the
+    // call, or fails on.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,8 +1,10 @@
-//! Inputs as guests see them: read-only directories, opened once and shared by all executions with the same inputs.
+//! Inputs as guests see them: read-only directories, opened once and shared by all executions with the same
+//! inputs.
 //!
-//! WASI shows directories, not files. A directory is shown as it is; files that share a parent are linked into a directory
-//! of their own, which is shown as that parent. With detached mounts a runner can reach nothing but what it was handed, whatever has become of
-//! it; without, Landlock confines it to the input root.
+//! WASI shows directories, not files. A directory is shown as it is; files that share a parent are linked
+//! into a directory of their own, which is shown as that parent. With detached mounts a runner can reach
+//! nothing but what it was handed, whatever has become of it; without, Landlock confines it to the input
+//! root.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Permissions};
@@ -47,7 +49,8 @@ impl Drop for Staged {
     }
 }
 
-/// What a directory shows: the identity of what it is or holds. A path alone would not do: what is there may be removed and replaced.
+/// What a directory shows: the identity of what it is or holds. A path alone would not do: what is there
+/// may be removed and replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Directory(Identity),

@@ -1,9 +1,10 @@
 //! What guests write: watched while they run, taken out of their reach and cleaned up when they have ended.
 //!
-//! A guest writes into `<output root>/<class>/<execution>/<n>`. WASI knows no quota, and Landlock refuses mounts that a runner was not
-//! started with, so no file system of limited size can be given to each execution. Instead sizes are measured while the
-//! guest runs, and it is stopped when they are beyond the limit: what it can write beyond is what the disk takes in one
-//! interval. At the end each directory is moved to where the task wants it, where the runner no longer reaches it.
+//! A guest writes into `<output root>/<class>/<execution>/<n>`. WASI knows no quota, and Landlock refuses
+//! mounts that a runner was not started with, so no file system of limited size can be given to each
+//! execution. Instead sizes are measured while the guest runs, and it is stopped when they are beyond the
+//! limit: what it can write beyond is what the disk takes in one interval. At the end each directory is
+//! moved to where the task wants it, where the runner no longer reaches it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -130,8 +131,8 @@ impl OutputDirs {
         Gauge { path: self.path.clone(), count: self.outputs.len() }
     }
 
-    /// Moves every directory to where the task wants it, and leaves nothing there but plain files, directories and symbolic links that belong to
-    /// this node's user. Blocks.
+    /// Moves every directory to where the task wants it, and leaves nothing there but plain files,
+    /// directories and symbolic links that belong to this node's user. Blocks.
     pub fn hand_over(self) -> io::Result<Tally> {
         let mine = (rustix::process::geteuid(), rustix::process::getegid());
         let mut walk =

@@ -12,8 +12,9 @@ const NEWEST: ABI = ABI::V7;
 
 /// Everything that Landlock rules is forbidden, but for the roots. Whether the kernel enforces it.
 ///
-/// Rules name directories by inode, not mounts made later. So when inputs come as detached mounts, made one by one and showing
-/// nothing else, reading is not ruled here: the root is empty, and there is nothing to read but what was handed over.
+/// Rules name directories by inode, not mounts made later. So when inputs come as detached mounts, made one
+/// by one and showing nothing else, reading is not ruled here: the root is empty, and there is nothing to
+/// read but what was handed over.
 pub(super) fn enter(roots: &Roots<'_>, reading_is_confined: bool) -> Result<bool, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let all = AccessFs::from_all(NEWEST);
@@ -33,8 +34,8 @@ pub(super) fn enter(roots: &Roots<'_>, reading_is_confined: bool) -> Result<bool
     Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// What a guest may do in its output directories. Devices, sockets and pipes are no results, and nothing is executed.
-/// Without `Refer` every rename between directories would be refused.
+/// What a guest may do in its output directories. Devices, sockets and pipes are no results, and nothing is
+/// executed. Without `Refer` every rename between directories would be refused.
 fn writing() -> BitFlags<AccessFs> {
     AccessFs::ReadFile
         | AccessFs::ReadDir

@@ -7,7 +7,8 @@ use seccompiler::{
     TargetArch, apply_filter,
 };
 
-/// Allowed with any arguments: memory, threads, clocks, files and sockets that are already open, and files relative to those.
+/// Allowed with any arguments: memory, threads, clocks, files and sockets that are already open, and files
+/// relative to those.
 #[rustfmt::skip]
 const ALLOWED: &[i64] = &[
     // threads and memory
@@ -59,8 +60,9 @@ const FCNTL: [i32; 7] = [
 /// library that tries one must not take all executions of the runner with it.
 pub(super) fn enter() -> Result<(), String> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(text)?;
-    // libc starts threads with clone3, whose flags a filter cannot see, and falls back to clone when the kernel
-    // seems not to have it. The newest filter's error wins, so this one goes first, and the next lets clone3 pass.
+    // libc starts threads with clone3, whose flags a filter cannot see, and falls back to clone when the
+    // kernel seems not to have it. The newest filter's error wins, so this one goes first, and the next
+    // lets clone3 pass.
     let no_clone3 = BTreeMap::from([(libc::SYS_clone3, vec![])]);
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     apply(SeccompFilter::new(no_clone3, SeccompAction::Allow, absent, arch).map_err(text)?)?;
