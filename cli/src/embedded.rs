@@ -26,6 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long the background peer may take to serve.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long threads of a stopped peer may take to end: they only finish reading or writing a block.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
 /// A peer that runs in this process, on threads of its own.
 #[derive(Debug)]
 pub struct Embedded {
@@ -106,7 +109,9 @@ impl Embedded {
     async fn end(&mut self) -> Result<(), Failure> {
         let Some(Running { runtime, node }) = self.running.take() else { return Ok(()) };
         let stopped = runtime.spawn(node.stop()).await;
-        runtime.shutdown_background();
+        // Only when its tasks are gone are the files closed that the next process on the directory opens.
+        let gone = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(CLOSE_DEADLINE)).await;
+        gone.map_err(|error| Failure::refused(format!("the embedded peer did not end: {error}")))?;
         stopped.map_err(|error| Failure::refused(format!("the embedded peer did not stop cleanly: {error}")))
     }
 }
@@ -239,7 +244,8 @@ async fn spawn_background(data_dir: &Path) -> Result<Background, Failure> {
     let mut reader = BufReader::new(stdout);
     let served = tokio::time::timeout(HAND_OVER_DEADLINE, reader.read_line(&mut line)).await;
     match served {
-        Ok(Ok(count)) if count > 0 => Ok(Background { pid, log }),
+        // A start that failed says so on stdout, too.
+        Ok(Ok(_)) if line.contains("\"ready\"") => Ok(Background { pid, log }),
         Ok(Err(error)) => Err(cannot(&error)),
         Ok(Ok(_)) | Err(_) => {
             let message =

@@ -177,7 +177,12 @@ fn task_of(flags: &TaskFlags, engine: Engine, inputs: Vec<InputSource>) -> Resul
     Ok(Task {
         name: flags.task_name.clone(),
         engine,
-        publisher: flags.publisher.as_deref().map_or(Ok(Publisher::None), uri::publisher).map_err(refused)?,
+        publisher: match flags.publisher.as_deref() {
+            Some(text) => uri::publisher(text).map_err(refused)?,
+            // As in a file: what a job writes goes somewhere, and a CID is the place that every swarm has.
+            None if !flags.output.is_empty() => Publisher::Ipfs,
+            None => Publisher::None,
+        },
         env,
         meta: BTreeMap::new(),
         inputs,
