@@ -132,6 +132,11 @@ impl Files {
         Ok((segment, offset))
     }
 
+    /// Lets the next block begin a new segment, so that the current one can be collected like any other.
+    pub(super) fn end_segment(&self) {
+        lock(&self.segment).take();
+    }
+
     /// The containers to which somebody writes, or has written without a commit. To others nothing can be added
     /// any more, except that an unfinished flat file may be opened again.
     pub(super) fn in_writing(&self) -> HashSet<ContainerId> {
