@@ -36,6 +36,11 @@ impl DataFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// Waits until everything written so far is on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// The row that says how much of a segment is in use.
     pub(super) fn segment_row(&self) -> Option<Container> {
         self.is_segment.then(|| Container::Segment { length: self.end.load(Ordering::Acquire) })
