@@ -27,7 +27,7 @@ mod error;
 mod writer;
 
 #[cfg(test)]
-mod faults;
+pub(crate) mod faults;
 #[cfg(test)]
 mod tests;
 
@@ -130,7 +130,7 @@ impl Records {
     /// Applies the batch in one durable transaction, in the order in which it was filled.
     ///
     /// On an error nothing of it may be relied on: after [`RecordsError::needs_reopen`] it may or may not be on disk,
-    /// and every later commit fails until [`Records::reopen`]. Dropping the future forgets the answer; the batch may
+    /// and every later commit, and any read, may fail until [`Records::reopen`]. Dropping the future forgets the answer; the batch may
     /// still be applied.
     pub async fn commit(&self, batch: Batch) -> Result<(), RecordsError> {
         self.writer.commit(batch).await

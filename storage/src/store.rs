@@ -43,9 +43,6 @@ mod shared;
 mod stream;
 mod verify;
 
-#[cfg(test)]
-mod tests;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -183,7 +183,12 @@ impl Db {
         table: Table,
         read: impl FnOnce(ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, redb::StorageError>,
     ) -> Result<Option<T>, RecordsError> {
-        let open = self.reader();
+        let mut open = self.reader();
+        if open.is_none() {
+            drop(open);
+            self.reopen()?; // an earlier attempt failed; the disk may have room by now
+            open = self.reader();
+        }
         let database = open.as_ref().ok_or(RecordsError::Closed)?;
         let failed = |error: redb::Error| RecordsError::Read { what: table.name(), source: Arc::new(error) };
         let transaction = database.begin_read().map_err(|error| failed(error.into()))?;

@@ -1,19 +1,25 @@
 //! A disk in memory that fails on request and can lose power, below redb.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use redb::StorageBackend;
+use redb::{Builder, Database, StorageBackend};
+
+use super::db::{Db, Kind, initialise};
+use super::{RecordsError, Settings};
 
 /// A file that remembers which writes were not yet made durable.
 #[derive(Debug, Default)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     state: Mutex<State>,
     /// Operations until power is cut; counts down.
     left: AtomicU64,
-    /// Fails writes and growth as a full disk does.
-    pub(super) full: AtomicBool,
+    /// Fails what needs more room, as a full disk does: what was written before can be written over.
+    pub(crate) full: AtomicBool,
+    /// Fails every write.
+    pub(crate) broken: AtomicBool,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -21,6 +27,8 @@ struct State {
     durable: Vec<u8>,
     current: Vec<u8>,
     unsynced: Vec<Write>,
+    /// Bytes before this have room; what is behind was only promised by setting a length.
+    allocated: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -29,16 +37,32 @@ enum Write {
     Length(u64),
 }
 
+impl Db {
+    /// Opens the database on such a disk, writing a new one if the disk is empty.
+    pub(crate) fn on_disk(disk: &Arc<Disk>, kind: Kind) -> Result<Db, RecordsError> {
+        let disk = Arc::clone(disk);
+        let opener = move |builder: &Builder, _: &Path| -> Result<Database, redb::DatabaseError> {
+            let empty = Opening(Arc::clone(&disk)).len()? == 0;
+            let database = builder.create_with_backend(Opening(Arc::clone(&disk)))?;
+            if empty {
+                initialise(&database, kind).map_err(|error| io::Error::other(error.to_string()))?;
+            }
+            Ok(database)
+        };
+        Db::open_through(Path::new("in memory"), kind, Settings::default(), Arc::new(opener))
+    }
+}
+
 /// The sector that a disk writes whole.
 const SECTOR: usize = 512;
 
 impl Disk {
-    pub(super) fn new(operations: u64) -> Arc<Self> {
+    pub(crate) fn new(operations: u64) -> Arc<Self> {
         Arc::new(Disk { left: AtomicU64::new(operations), ..Disk::default() })
     }
 
     /// What may be found after the power comes back: what was synced, and any part of what was not, in any order.
-    pub(super) fn after_power_cut(&self, random: &mut impl FnMut(u64) -> u64) -> Arc<Self> {
+    pub(crate) fn after_power_cut(&self, random: &mut impl FnMut(u64) -> u64) -> Arc<Self> {
         let state = self.state.lock().expect("no test panics with it").clone();
         let mut image = state.durable;
         let mut writes = state.unsynced;
@@ -57,11 +81,12 @@ impl Disk {
                 }
             }
         }
-        let state = State { durable: image.clone(), current: image, unsynced: Vec::new() };
+        let allocated = image.len() as u64;
+        let state = State { durable: image.clone(), current: image, unsynced: Vec::new(), allocated };
         Arc::new(Disk { state: Mutex::new(state), left: AtomicU64::new(u64::MAX), ..Disk::default() })
     }
 
-    pub(super) fn set_operations(&self, operations: u64) {
+    pub(crate) fn set_operations(&self, operations: u64) {
         self.left.store(operations, Ordering::SeqCst);
     }
 
@@ -74,8 +99,16 @@ impl Disk {
         Ok(())
     }
 
-    fn room(&self) -> io::Result<()> {
-        if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    fn room(&self, end: u64) -> io::Result<()> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        let mut state = self.state.lock().expect("no test panics with it");
+        if end > state.allocated && self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.allocated = state.allocated.max(end);
+        Ok(())
     }
 }
 
@@ -89,7 +122,7 @@ fn put(image: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
 
 /// One opening of a [`Disk`].
 #[derive(Debug)]
-pub(super) struct Opening(pub(super) Arc<Disk>);
+pub(crate) struct Opening(pub(crate) Arc<Disk>);
 
 impl StorageBackend for Opening {
     fn len(&self) -> io::Result<u64> {
@@ -106,7 +139,7 @@ impl StorageBackend for Opening {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.step()?;
-        self.0.room()?;
+        self.0.room(0)?;
         let mut state = self.0.state.lock().expect("no test panics with it");
         state.current.resize(len as usize, 0);
         state.unsynced.push(Write::Length(len));
@@ -123,7 +156,7 @@ impl StorageBackend for Opening {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.step()?;
-        self.0.room()?;
+        self.0.room(offset + data.len() as u64)?;
         let mut state = self.0.state.lock().expect("no test panics with it");
         put(&mut state.current, offset, data);
         state.unsynced.push(Write::Bytes(offset, data.to_vec()));

@@ -1,11 +1,8 @@
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use redb::{Builder, Database};
-
-use super::db::{Db, Kind, initialise};
-use super::faults::{Disk, Opening};
+use super::db::{Db, Kind};
+use super::faults::Disk;
 use super::{Batch, Records, RecordsError, Settings, Table};
 
 fn batch(rows: &[(&str, &str)]) -> Batch {
@@ -133,16 +130,19 @@ async fn a_full_disk_loses_nothing_and_reopening_heals() {
     let disk = Disk::new(u64::MAX);
     let records = Records::start(open(&disk).expect("opens")).expect("starts");
     records.commit(batch(&[("kept", "1")])).await.expect("commits");
+    let mut large = Batch::new();
+    large.put(Table::OWNER, "large", vec![1; 8 << 20]);
     disk.full.store(true, Ordering::SeqCst);
-    let failed = records.commit(batch(&[("lost", "1")])).await.expect_err("has no room");
+    let failed = records.commit(large.clone()).await.expect_err("has no room");
     assert!(failed.needs_reopen() && failed.is_disk_full(), "{failed:?}");
     records.commit(batch(&[("late", "1")])).await.expect_err("the handle is poisoned");
-    assert!(records.get(Table::OWNER, b"kept").expect("reads go on").is_some());
+    records.reopen().await.expect("reopens while the disk is full");
+    assert!(records.get(Table::OWNER, b"kept").expect("reads while the disk is full").is_some());
     disk.full.store(false, Ordering::SeqCst);
-    records.reopen().await.expect("reopens");
-    records.commit(batch(&[("again", "1")])).await.expect("commits");
-    assert!(records.get(Table::OWNER, b"kept").expect("reads").is_some());
-    assert!(records.get(Table::OWNER, b"again").expect("reads").is_some());
+    records.commit(large).await.expect("commits");
+    for key in ["kept", "large"] {
+        assert!(records.get(Table::OWNER, key.as_bytes()).expect("reads").is_some(), "{key}");
+    }
 }
 
 #[tokio::test]
@@ -150,13 +150,14 @@ async fn reopening_may_fail_and_be_tried_again() {
     let disk = Disk::new(u64::MAX);
     let records = Records::start(open(&disk).expect("opens")).expect("starts");
     records.commit(batch(&[("kept", "1")])).await.expect("commits");
-    disk.full.store(true, Ordering::SeqCst);
-    records.commit(batch(&[("lost", "1")])).await.expect_err("has no room");
-    // Whether the disk's state allows opening or not, nothing hangs and nothing is lost.
+    disk.broken.store(true, Ordering::SeqCst);
+    records.commit(batch(&[("lost", "1")])).await.expect_err("the disk is broken");
+    // Whether it can be opened in this state or not, nothing hangs and nothing is lost.
     let _ = records.reopen().await;
-    disk.full.store(false, Ordering::SeqCst);
+    disk.broken.store(false, Ordering::SeqCst);
     records.reopen().await.expect("reopens");
     assert!(records.get(Table::OWNER, b"kept").expect("reads").is_some());
+    records.commit(batch(&[("again", "1")])).await.expect("commits");
 }
 
 /// Kept modest: about 100 images a second. Longer runs: `POWER_CUTS=30000 cargo test -p storage power`.
@@ -203,19 +204,8 @@ fn check(db: &Db, acknowledged: Option<u64>, seed: u64) {
     }
 }
 
-/// Opens the database on a disk, writing a new one if the disk is empty.
 fn open(disk: &Arc<Disk>) -> Result<Db, RecordsError> {
-    let disk = Arc::clone(disk);
-    let opener = move |builder: &Builder, _: &Path| -> Result<Database, redb::DatabaseError> {
-        use redb::StorageBackend as _;
-        let empty = Opening(Arc::clone(&disk)).len()? == 0;
-        let database = builder.create_with_backend(Opening(Arc::clone(&disk)))?;
-        if empty {
-            initialise(&database, Kind::STATE).map_err(|error| std::io::Error::other(error.to_string()))?;
-        }
-        Ok(database)
-    };
-    Db::open_through(Path::new("in memory"), Kind::STATE, Settings::default(), Arc::new(opener))
+    Db::on_disk(disk, Kind::STATE)
 }
 
 /// A small generator (xorshift), so that a seed names one history.

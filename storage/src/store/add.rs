@@ -23,9 +23,9 @@ use crate::unixfs::{self, DirEntry, FileTree, Leaf, Profile, Root};
 
 /// Pieces of a file that are hashed between two looks at the tree, at least and at most: enough that all
 /// cores are busy, few enough that what is known of them is small.
-const ROUND_PIECES: (u64, u64) = (64, 16 * 1024);
+const ROUND_PIECES: (u64, u64) = (32, 16 * 1024);
 /// The same in bytes, for small chunks.
-const ROUND_BYTES: u64 = 64 * 1024 * 1024;
+const ROUND_BYTES: u64 = 32 * 1024 * 1024;
 /// Pieces of a stream that are in memory at once, in bytes: two cores' worth of large chunks.
 const STREAM_BYTES: usize = 8 * 1024 * 1024;
 /// Threads that hash one addition. More than the disk can feed would only take them from others.
@@ -208,6 +208,9 @@ impl<'a> Adder<'a> {
             first += count;
             self.progress.bytes += (count * chunk).min(size - (first - count) * chunk);
             self.tell();
+            if let Some(flat) = flat.as_mut().filter(|_| first < pieces) {
+                flat.write_out()?;
+            }
         }
         if source.read_at(&mut [0], size).map_err(StoreError::io("read", path))? != 0 {
             return Err(StoreError::Changed(path.to_owned()));
@@ -249,6 +252,9 @@ impl<'a> Adder<'a> {
             buffer.clear();
             if is_at_end {
                 break;
+            }
+            if let Some(flat) = &mut flat {
+                flat.write_out()?;
             }
         }
         self.progress.files += 1;

@@ -1,6 +1,10 @@
 //! Group commit: whoever comes first commits for all who wait behind.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+
+use cid::Cid;
 
 use super::files::{DataFile, Files, lock};
 use super::index::{Changes, Index};
@@ -33,10 +37,17 @@ type Outcome = Arc<OnceLock<Result<(), Arc<StoreError>>>>;
 /// The queue of what waits for its commit.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
-    waiting: Mutex<Vec<(Work, Outcome)>>,
-    leader: Mutex<()>,
+    queue: Mutex<Queue>,
+    /// Wakes those who wait: their work is done, or one of them may lead.
+    changed: Condvar,
     /// Roots used since the last commit, and when.
-    touched: Mutex<std::collections::HashMap<cid::Cid, u64>>,
+    touched: Mutex<HashMap<Cid, u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<(Work, Outcome)>,
+    is_led: bool,
 }
 
 /// Roots whose use is remembered between commits. It only decides what garbage collection takes first.
@@ -46,29 +57,35 @@ impl Commits {
     /// Writes everything out and makes it visible; when this returns it is durable.
     pub(super) fn commit(&self, files: &Files, index: &Index, work: Work) -> Result<(), StoreError> {
         let outcome = Outcome::default();
-        lock(&self.waiting).push((work, Arc::clone(&outcome)));
-        let leader = lock(&self.leader);
-        if outcome.get().is_none() {
-            self.lead(files, index);
-        }
-        drop(leader);
-        match outcome.get() {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(StoreError::Together(Arc::clone(error))),
-            None => Err(StoreError::Stopped),
+        let mut queue = lock(&self.queue);
+        queue.waiting.push((work, Arc::clone(&outcome)));
+        loop {
+            if let Some(result) = outcome.get() {
+                return result.clone().map_err(StoreError::Together);
+            }
+            if queue.is_led {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            queue.is_led = true;
+            let group = std::mem::take(&mut queue.waiting);
+            drop(queue);
+            self.lead(files, index, group);
+            queue = lock(&self.queue);
+            queue.is_led = false;
+            self.changed.notify_all();
         }
     }
 
     /// Notes that a root was used; written with the next commit.
-    pub(super) fn touch(&self, root: &cid::Cid) {
+    pub(super) fn touch(&self, root: &Cid) {
         let mut touched = lock(&self.touched);
         if touched.len() < MAX_TOUCHED {
             touched.insert(*root, now_secs());
         }
     }
 
-    fn lead(&self, files: &Files, index: &Index) {
-        let group = std::mem::take(&mut *lock(&self.waiting));
+    fn lead(&self, files: &Files, index: &Index, group: Vec<(Work, Outcome)>) {
         let mut all = Work::default();
         let mut outcomes = Vec::with_capacity(group.len());
         for (work, outcome) in group {
@@ -84,8 +101,12 @@ impl Commits {
                 all.batch.put_container(file.id, &row);
             }
         }
-        let result = files.sync(&all.sync).and_then(|()| index.commit(&all.batch)).map_err(Arc::new);
+        // Those who wait must hear of it even if the database panics over a damaged page.
+        let write = || files.sync(&all.sync).and_then(|()| index.commit(&all.batch));
+        let result =
+            catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(StoreError::Stopped)).map_err(Arc::new);
         for outcome in outcomes {
+            // Set here and nowhere else.
             let _ = outcome.set(result.clone());
         }
     }

@@ -36,6 +36,11 @@ impl DataFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// Waits until everything written so far is on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// The row that says how much of a segment is in use.
     pub(super) fn segment_row(&self) -> Option<Container> {
         self.is_segment.then(|| Container::Segment { length: self.end.load(Ordering::Acquire) })
@@ -130,6 +135,11 @@ impl Files {
         let offset = segment.end.fetch_add(length, Ordering::AcqRel);
         *current = Some(Arc::clone(&segment));
         Ok((segment, offset))
+    }
+
+    /// Lets the next block begin a new segment, so that the current one can be collected like any other.
+    pub(super) fn end_segment(&self) {
+        lock(&self.segment).take();
     }
 
     /// The containers to which somebody writes, or has written without a commit. To others nothing can be added

@@ -43,6 +43,8 @@ pub struct Collected {
 
 /// When room is made, this part of the limit is left to what is kept: so that the next addition does not collect again.
 const KEEP_TENTHS: u64 = 9;
+/// Every collection ends the current segment; one smaller than this is joined with the next, so that they do not pile up.
+const SMALL_SEGMENT_BYTES: u64 = 1024 * 1024;
 /// Rows moved in one commit.
 const MOVE_ROWS: usize = 4096;
 /// Bytes moved in one write.
@@ -78,19 +80,21 @@ impl Drop for Ends<'_> {
 }
 
 fn run(shared: &Arc<Shared>, goal: Goal) -> Result<Collected, StoreError> {
-    // Before the marking: nothing can be added later to a container that is in nobody's hand now.
+    shared.files.end_segment();
+    // In this order: to a container of the list that is in nobody's hand afterwards, nothing is added any more.
+    let mut containers: HashMap<_, _> = shared.index.containers()?.into_iter().collect();
     let in_writing = shared.files.in_writing();
-    let containers = shared.index.containers()?;
+    containers.retain(|id, _| !in_writing.contains(id));
     let victims = mark_all(shared, goal)?;
     let mut work = Work::default();
     victims.iter().for_each(|root| work.batch.delete_root(root));
     shared.commit(work)?;
     checkout::remove_unused(shared)?;
-    let mut sweep = Sweep { shared, containers: containers.iter().cloned().collect(), ..Sweep::new(shared) };
+    let mut sweep = Sweep { shared, containers: &containers, live: HashMap::new(), deleted: 0 };
     sweep.run()?;
     let mut moving = HashSet::new();
     let mut gone = Vec::new();
-    for (id, container) in containers.iter().filter(|(id, _)| !in_writing.contains(id)) {
+    for (id, container) in &containers {
         match sweep.fate(*id, container)? {
             Fate::Stays => {}
             Fate::Moves => {
@@ -179,10 +183,23 @@ fn half(hash: &Multihash<64>) -> [u8; 16] {
     half
 }
 
+/// What a copy of a block is to the collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Part of a file whose root stays.
+    File,
+    /// One among others, and as good as them.
+    Loose,
+    /// In a container that somebody writes to: it may be given up again.
+    Unknown,
+    /// In what an addition that failed left behind.
+    None,
+}
+
 /// What becomes of a container.
 enum Fate {
     Stays,
-    /// Less than half of it is of use: its blocks move to a segment.
+    /// Little of it is of use: its blocks move to the next segment.
     Moves,
     Goes,
 }
@@ -190,17 +207,14 @@ enum Fate {
 /// The walk over all rows.
 struct Sweep<'a> {
     shared: &'a Arc<Shared>,
-    containers: HashMap<ContainerId, Container>,
+    /// Those to which nothing is added any more.
+    containers: &'a HashMap<ContainerId, Container>,
     /// Bytes in use, by container.
     live: HashMap<ContainerId, u64>,
     deleted: u64,
 }
 
-impl<'a> Sweep<'a> {
-    fn new(shared: &'a Arc<Shared>) -> Self {
-        Sweep { shared, containers: HashMap::new(), live: HashMap::new(), deleted: 0 }
-    }
-
+impl Sweep<'_> {
     fn run(&mut self) -> Result<(), StoreError> {
         let mut after = None;
         loop {
@@ -221,36 +235,39 @@ impl<'a> Sweep<'a> {
         for group in rows.chunk_by(|left, right| left.hash == right.hash) {
             let Some(first) = group.first() else { continue };
             let is_marked = bloom.contains(fingerprint(&first.hash));
-            let in_files = group.iter().any(|row| self.is_kept_file(bloom, row.location.container));
-            let mut kept = 0;
+            let in_files = group.iter().any(|row| self.use_of(bloom, row) == Use::File);
+            let (mut kept, mut kept_loose) = (0, 0);
             for row in group {
-                // Beside a file that stays, other copies of a block are of no use.
-                let wanted = if in_files {
-                    self.is_kept_file(bloom, row.location.container)
-                } else {
-                    kept == 0 || !self.containers.contains_key(&row.location.container)
-                };
-                if is_marked && wanted {
-                    kept += 1;
-                    *self.live.entry(row.location.container).or_default() += u64::from(row.location.length);
-                } else {
+                // Beside a file that stays, or one loose copy, other copies of a block are of no use.
+                let wanted = is_marked
+                    && match self.use_of(bloom, row) {
+                        Use::File | Use::Unknown => true,
+                        Use::Loose => !in_files && kept_loose == 0,
+                        Use::None => false,
+                    };
+                if !wanted {
                     batch.delete_block(row.key.clone());
+                    continue;
                 }
+                kept += 1;
+                kept_loose += u64::from(self.use_of(bloom, row) == Use::Loose);
+                *self.live.entry(row.location.container).or_default() += u64::from(row.location.length);
             }
             self.deleted += u64::from(kept == 0);
         }
         if batch.is_empty() { Ok(()) } else { self.shared.index.commit(&batch) }
     }
 
-    /// Whether a container is a file, whole or not, whose root stays.
-    fn is_kept_file(&self, bloom: &Bloom, id: ContainerId) -> bool {
-        match self.containers.get(&id) {
-            Some(Container::Flat { root, .. } | Container::Partial { root, .. }) => {
-                bloom.contains(fingerprint(root.hash()))
+    fn use_of(&self, bloom: &Bloom, row: &BlockRow) -> Use {
+        match self.containers.get(&row.location.container) {
+            Some(Container::Flat { root, .. } | Container::Partial { root, .. })
+                if bloom.contains(fingerprint(root.hash())) =>
+            {
+                Use::File
             }
-            // It came after the collection began.
-            None => true,
-            Some(_) => false,
+            Some(Container::Adding { .. }) => Use::None,
+            Some(_) => Use::Loose,
+            None => Use::Unknown,
         }
     }
 
@@ -274,9 +291,11 @@ impl<'a> Sweep<'a> {
                 return Ok(Fate::Stays);
             }
         }
+        let is_small_segment =
+            matches!(container, Container::Segment { length } if *length < SMALL_SEGMENT_BYTES);
         Ok(match live {
             0 => Fate::Goes,
-            live if live.saturating_mul(2) < container.length() => Fate::Moves,
+            live if is_small_segment || live.saturating_mul(2) < container.length() => Fate::Moves,
             _ => Fate::Stays,
         })
     }

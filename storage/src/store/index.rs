@@ -11,7 +11,7 @@ use cid::multihash::Multihash;
 
 use super::StoreError;
 use crate::records::db::{Db, Kind};
-use crate::records::{Batch, Settings, Table};
+use crate::records::{Batch, RecordsError, Settings, Table};
 use crate::unixfs::{self, LeafFrame};
 
 /// multihash + container → form, offset, length.
@@ -172,7 +172,11 @@ impl Index {
     /// Applies changes durably. After a failure the file is opened again at once, so that the next change has a
     /// chance: everything here can be read anew.
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let result = self.db.commit(batch);
+        let mut result = self.db.commit(batch);
+        if matches!(result, Err(RecordsError::Closed)) {
+            self.db.reopen()?;
+            result = self.db.commit(batch);
+        }
         if let Err(error) = &result
             && error.needs_reopen()
             && let Err(error) = self.db.reopen()
@@ -395,6 +399,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::block::Block;
+    use crate::records::db::Db;
+    use crate::records::faults::Disk;
+
+    #[test]
+    fn a_full_disk_fails_one_change_and_not_the_next() {
+        let disk = Disk::new(u64::MAX);
+        let index = Index { db: Db::on_disk(&disk, Kind::CONTENT).expect("opens") };
+        let block = Block::raw("kept");
+        let location = Location { container: 1, form: Form::Plain, offset: 2, length: 4 };
+        let mut batch = Batch::new();
+        batch.put_block(block.cid.hash(), &location);
+        index.commit(&batch).expect("commits");
+        let mut large = Batch::new();
+        for number in 0..100_000_u64 {
+            large.put_used(&Block::raw(number.to_be_bytes().to_vec()).cid, number);
+        }
+        disk.full.store(true, std::sync::atomic::Ordering::SeqCst);
+        for _ in 0..3 {
+            assert!(index.commit(&large).expect_err("has no room").is_full());
+            assert_eq!(index.locate(block.cid.hash()).expect("reads go on"), Some(location));
+        }
+        disk.full.store(false, std::sync::atomic::Ordering::SeqCst);
+        index.commit(&large).expect("commits again");
+        disk.broken.store(true, std::sync::atomic::Ordering::SeqCst);
+        index.commit(&batch).expect_err("fails, and so may opening again");
+        disk.broken.store(false, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(index.locate(block.cid.hash()).expect("reads again"), Some(location));
+        index.commit(&batch).expect("commits again");
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]

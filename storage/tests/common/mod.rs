@@ -8,6 +8,7 @@ use storage::store::{AddOptions, Settings, Store};
 use storage::unixfs::Profile;
 
 /// A store in a temporary directory that goes with it.
+#[derive(Debug)]
 pub struct Home {
     pub dir: tempfile::TempDir,
     pub store: Store,
