@@ -53,7 +53,8 @@ impl Progress {
     /// Something happened.
     pub fn on_history(&mut self, item: &Value) {
         let message = text(item, &["Event", "Message"]);
-        if message.is_empty() || self.detail == Detail::None {
+        let is_known = message == "Job submitted"; // said when it was
+        if message.is_empty() || is_known || self.detail == Detail::None {
             return;
         }
         let is_job_level = text(item, &["Type"]) == "JobLevel";

@@ -218,7 +218,7 @@ async fn finish(
     let notes = session.notes;
     let end = match end {
         Ok(End::Ended(job)) => {
-            let reported = report::ended(&job, plan, notes);
+            let reported = report::ended(&job, plan, notes, session.is_embedded());
             session.close().await?;
             reported?;
             return Ok(if job_state(&job["Job"]) == "Completed" { exit::DONE } else { exit::JOB_FAILED });

@@ -52,6 +52,11 @@ impl Session {
         }
     }
 
+    /// Whether the node lives in this process, and so ends with it.
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// Ends the session. A peer in this process stops cleanly; jobs that others gave it in the meantime are handed on.
     pub async fn close(self) -> Result<(), Failure> {
         if self.embedded.is_some() && self.has_live_jobs().await {

@@ -63,9 +63,9 @@ async fn add(session: &Session, flags: &Add) -> Result<(), Failure> {
             let number =
                 |key: &str| added[key].as_u64().map_or_else(String::new, |number| number.to_string());
             let table = || {
-                let mut table = Table::new(["NAME", "CID", "SIZE", "BLOCKS"]);
+                let mut table = Table::new(["NAME", "CID", "SIZE"]);
                 let name = text(&added, &["Name"]);
-                table.row([name.to_owned(), cid.to_owned(), number("Size"), number("Blocks")]);
+                table.row([name.to_owned(), cid.to_owned(), number("Size")]);
                 table
             };
             Report { value: added.clone(), table }.print(format)

@@ -16,7 +16,7 @@ use crate::values::{
 const LISTED: usize = 10;
 
 /// Reports an ended job: the document, or a summary. It goes to stderr where stdout is the job's own output.
-pub fn ended(job: &Value, plan: &Plan, notes: Notes) -> Result<(), Failure> {
+pub fn ended(job: &Value, plan: &Plan, notes: Notes, embedded: bool) -> Result<(), Failure> {
     let state = job_state(&job["Job"]);
     if plan.format().is_document() && !plan.waiting.id_only {
         document(job, plan.format())?;
@@ -33,7 +33,7 @@ pub fn ended(job: &Value, plan: &Plan, notes: Notes) -> Result<(), Failure> {
         say_always(format!("Error: {}", why(job)));
     }
     if !plan.streams_output() && !plan.waiting.id_only {
-        hints(job, notes);
+        hints(job, notes, embedded);
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn why(job: &Value) -> String {
     format!("job {} {}{separator}{reason}{code}", short_id(id), state.to_lowercase())
 }
 
-fn hints(job: &Value, notes: Notes) {
+fn hints(job: &Value, notes: Notes, embedded: bool) {
     let id = short_id(text(job, &["Job", "ID"]));
     let executions = list(job, &["Executions", "Items"]);
     let has_result = executions.iter().any(|one| !text(one, &["PublishedResult", "Type"]).is_empty());
@@ -134,6 +134,9 @@ fn hints(job: &Value, notes: Notes) {
     notes.say(format!(
         "Hint: see its output with `cardume job logs {id}`, all about it with `cardume job describe {id}`"
     ));
+    if embedded {
+        notes.say("Hint: these verbs need a node that runs: start it with `cardume serve` on the same data directory");
+    }
 }
 
 fn took(job: &Value) -> String {

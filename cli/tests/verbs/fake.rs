@@ -190,6 +190,8 @@ impl Cardume {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cardume"));
         command.args(arguments).current_dir(self.dir.path()).env_clear().env("CARDUME_DIR", self.data_dir());
+        // Peers that a command starts stay among themselves.
+        command.env("CARDUME_LISTEN", "/ip4/127.0.0.1/tcp/0");
         if let Some(api) = &self.api {
             command.env("CARDUME_API", api);
         }

@@ -141,19 +141,18 @@ fn ctrl_c_leaves_the_job_and_says_how_to_come_back() {
 
 #[test]
 fn a_watch_that_breaks_off_is_taken_up_again() {
+    let updated = json!({"SeqNum": 1, "Type": "JobLevel", "Event": {"Message": "Job updated"}});
     let watches = AtomicUsize::new(0);
-    let fake = Fake::start(move |asked| {
-        match asked.line.as_str() {
+    let fake = Fake::start(move |asked| match asked.line.as_str() {
         "PUT /orchestrator/jobs" => submitted(),
-        _ => match watches.fetch_add(1, Ordering::SeqCst) {
-            0 => Answer::Broken(b"event: history\ndata: {\"SeqNum\": 1, \"Type\": \"JobLevel\", \"Event\": {\"Message\": \"Job submitted\"}}\n\n".to_vec()),
-            _ => watched("Completed", 0),
-        },
-    }
+        _ if watches.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Answer::Broken(format!("event: history\ndata: {updated}\n\n").into_bytes())
+        }
+        _ => Answer::Events(vec![("history", updated.clone()), ("end", job("Completed", 0))]),
     });
     let ran = with_job(&fake).run(&["job", "run", "job.yaml"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!(ran.stderr.matches("Job submitted").count(), 1, "{ran:?}");
+    assert_eq!(ran.stderr.matches("Job updated").count(), 1, "{ran:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod data;
 mod fake;
 mod jobs;
+mod peers;
 mod results;
 mod usage;
 mod wasm;

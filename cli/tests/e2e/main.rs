@@ -1,0 +1,22 @@
+//! Whole swarms of real processes on loopback, driven as users drive them: by the command line and over HTTP.
+//!
+//! Every test starts its own test network in its own folder and ends it, also when it panics. What a test waits
+//! for is told by the nodes (event streams, long polls); a deadline only turns a hang into a failure.
+
+#![allow(clippy::unwrap_used)]
+
+mod alone;
+mod anywhere;
+mod content;
+mod following;
+mod guests;
+mod hello;
+mod jobs;
+mod net;
+mod owner_killed;
+mod refused;
+mod shell;
+mod stopping;
+mod testnets;
+mod waiting;
+mod worker_killed;
