@@ -27,7 +27,7 @@ pub use award::{
     Award, AwardOrder, MAX_INLINE_SPEC_BYTES, Recall, Recalled, Reply, Stop, StopOrder, Stopped,
 };
 pub use bid::{Ask, Bid, Closed, Decline, DeclineCode, Pull, Remembered, Stamp};
-pub use lease::{Committed, JobLive, JobSpans, Live, Phase, Progress, Reconcile, Renew, RenewAck};
+pub use lease::{Committed, JobAsked, JobLive, JobSpans, Live, Phase, Progress, Reconcile, Renew, RenewAck};
 pub use receipt::{
     Block, FaultClass, MAX_GROUPS as MAX_RECEIPT_GROUPS, MAX_INLINE_RESULT_BYTES, Outcome, Receipt,
     ReceiptGroup, Receipts, ResultInfo, SealedGroup, Usage,
@@ -176,11 +176,58 @@ impl Direct {
 
 pub(crate) fn check_spans(spans: &[Span]) -> Result<(), DecodeError> {
     codec::within("list of spans", spans.len(), MAX_SPANS)?;
-    if spans.iter().all(|span| span.is_valid(job::spec::MAX_COUNT)) {
+    if !spans.iter().all(|span| span.is_valid(job::spec::MAX_COUNT)) {
+        return Err(DecodeError::Bounds("span"));
+    }
+    if weight_of(spans).1 <= MAX_NAMED_PARTS {
         Ok(())
     } else {
-        Err(DecodeError::Bounds("span"))
+        Err(DecodeError::Bounds("number of partitions"))
     }
+}
+
+/// Spans and partitions that the jobs of one message may name in all: what one message can make a peer do.
+const MAX_NAMED_SPANS: usize = 16_384;
+const MAX_NAMED_PARTS: u64 = 131_072;
+
+/// Checks what several lists of one message name together.
+pub(crate) fn check_named<'a>(lists: impl IntoIterator<Item = &'a Vec<Span>>) -> Result<(), DecodeError> {
+    let (mut spans, mut parts) = (0, 0u64);
+    for list in lists {
+        spans += list.len();
+        parts += weight_of(list).1;
+    }
+    codec::within("list of spans", spans, MAX_NAMED_SPANS)?;
+    if parts <= MAX_NAMED_PARTS { Ok(()) } else { Err(DecodeError::Bounds("number of partitions")) }
+}
+
+/// Divides what is to be said of jobs among messages. One item alone stays within the bounds.
+pub(crate) fn pages<T>(items: Vec<T>, weigh: impl Fn(&T) -> (usize, u64)) -> Vec<Vec<T>> {
+    let mut pages: Vec<Vec<T>> = Vec::new();
+    let (mut spans, mut parts) = (0, 0);
+    for item in items {
+        let (more_spans, more_parts) = weigh(&item);
+        (spans, parts) = (spans + more_spans, parts + more_parts);
+        match pages.last_mut() {
+            Some(page)
+                if page.len() < MAX_JOBS_PER_MESSAGE
+                    && spans <= MAX_NAMED_SPANS
+                    && parts <= MAX_NAMED_PARTS =>
+            {
+                page.push(item);
+            }
+            _ => {
+                (spans, parts) = (more_spans, more_parts);
+                pages.push(vec![item]);
+            }
+        }
+    }
+    pages
+}
+
+/// How much a list of spans weighs: how many there are, and how many partitions.
+pub(crate) fn weight_of(spans: &[Span]) -> (usize, u64) {
+    (spans.len(), spans.iter().map(|span| u64::from(span.count)).sum())
 }
 
 /// Cuts a text to [`MAX_TEXT_BYTES`], at a character.

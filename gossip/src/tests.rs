@@ -3,3 +3,6 @@
 mod faults;
 mod harness;
 mod life;
+mod messages;
+mod orders;
+mod search;

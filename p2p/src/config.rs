@@ -98,7 +98,6 @@ fn at_most(setting: &'static str, found: usize, max: usize) -> Result<(), HostEr
 /// Peers that are [watched](crate::Host::watch) are exempt from the limits on connections. When three quarters of the
 /// places of one direction are taken, the connections that were quiet for longest make room.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Limits {
     /// Inbound connections in their handshake. Lighthouse takes 5; a whole local swarm that
     /// joins by one peer at the same moment needs more, and a handshake is cheap.
@@ -114,7 +113,7 @@ pub struct Limits {
     /// Connections of one peer. With one, two peers that dial each other at the same
     /// moment would each refuse the other's call and end with none.
     pub per_peer: u32,
-    /// Above this many resident bytes new connections are refused. 0: no limit.
+    /// Above this many bytes of anonymous memory in the process new inbound connections are refused. 0: no limit.
     pub memory_bytes: u64,
     /// How many peers this host wants: below it known peers are dialled.
     pub wanted_peers: usize,

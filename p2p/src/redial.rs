@@ -138,6 +138,13 @@ impl Redial {
         pause.until = Some(now + doubled.min(LONGEST_PAUSE).mul_f64(part));
     }
 
+    /// There is new hope: the next dial does not wait.
+    pub(crate) fn retry(&mut self, target: &Target) {
+        if let Some(pause) = self.pauses.get_mut(target) {
+            pause.until = None;
+        }
+    }
+
     /// Somebody answered.
     pub(crate) fn reached(&mut self, target: &Target, peer: PeerId) {
         self.ended(target);

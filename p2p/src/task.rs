@@ -81,6 +81,8 @@ pub(crate) struct Task {
 struct Settings {
     topics: HashSet<TopicHash>,
     announce: Vec<Multiaddr>,
+    /// Never forgotten, whoever answers there now.
+    bootstrap: Vec<(PeerId, Multiaddr)>,
     peer_book: Option<PathBuf>,
     wanted_peers: usize,
     max_inbound: usize,
@@ -111,7 +113,7 @@ pub(crate) async fn spawn(
     });
     let topics = config.topics.iter().map(|name| Ok(IdentTopic::new(shared.names.topic(name)?).hash()));
     let topics = topics.collect::<Result<_, HostError>>()?;
-    let mut task = Task {
+    let task = Task {
         requests: Server::new(&config.limits, events.clone(), Arc::downgrade(&shared)),
         searches: Searches::default(),
         redial: Redial::new(config.bootstrap.iter().map(target)),
@@ -132,6 +134,7 @@ pub(crate) async fn spawn(
         config: Settings {
             topics,
             announce: config.announce,
+            bootstrap: config.bootstrap.into_iter().filter_map(known_bootstrap).collect(),
             peer_book: config.peer_book,
             wanted_peers: config.limits.wanted_peers,
             max_inbound: config.limits.inbound as usize,
@@ -139,7 +142,6 @@ pub(crate) async fn spawn(
         },
         shared,
     };
-    task.remember_bootstrap(config.bootstrap);
     Ok((receiver, task.run_supervised()))
 }
 
@@ -175,6 +177,11 @@ async fn read_book(path: Option<PathBuf>) -> Book {
     let Some(path) = path else { return Book::default() };
     let read = tokio::task::spawn_blocking(move || Book::load(&path)).await;
     read.unwrap_or_default()
+}
+
+fn known_bootstrap(address: Multiaddr) -> Option<(PeerId, Multiaddr)> {
+    let (address, peer) = addresses::split_peer(address);
+    Some((peer?, address))
 }
 
 fn target(address: &Multiaddr) -> Target {

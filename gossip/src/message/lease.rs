@@ -4,8 +4,8 @@ use job::JobId;
 use serde::{Deserialize, Serialize};
 
 use super::bid::Stamp;
-use super::{MAX_JOBS_PER_MESSAGE, Span, check_spans};
-use crate::codec::{DecodeError, is_default, within};
+use super::{MAX_JOBS_PER_MESSAGE, Span, check_named, check_spans, weight_of};
+use crate::codec::{Bytes, DecodeError, is_default, within};
 use crate::crypto::Signed;
 
 /// Most executions whose progress one renewal spells out; the rest are only named.
@@ -92,6 +92,12 @@ impl JobLive {
         }
     }
 
+    /// How much it says.
+    pub(crate) fn weight(&self) -> (usize, u64) {
+        let lists = [&self.live, &self.lost, &self.unstarted].map(|spans| weight_of(spans));
+        lists.into_iter().fold((0, 0), |(spans, parts), (more, many)| (spans + more, parts + many))
+    }
+
     fn check(&self) -> Result<(), DecodeError> {
         within("list of executions", self.progress.len(), MAX_PROGRESS)?;
         check_spans(&self.live)?;
@@ -103,7 +109,8 @@ impl JobLive {
 
 fn check_jobs(jobs: &[JobLive]) -> Result<(), DecodeError> {
     within("list of jobs", jobs.len(), MAX_JOBS_PER_MESSAGE)?;
-    jobs.iter().try_for_each(JobLive::check)
+    jobs.iter().try_for_each(JobLive::check)?;
+    check_named(jobs.iter().flat_map(|job| [&job.live, &job.lost, &job.unstarted]))
 }
 
 /// A worker renews its leases: one message for everything it runs for this owner.
@@ -129,6 +136,23 @@ pub struct RenewAck {
     /// Which.
     #[serde(rename = "a")]
     pub stamp: Stamp,
+}
+
+/// What the owner believes a worker has of one job version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobAsked {
+    /// The job.
+    #[serde(rename = "j")]
+    pub job: JobId,
+    /// What its id was derived from: only its owner may ask.
+    #[serde(rename = "n")]
+    pub nonce: Bytes,
+    /// Its version.
+    #[serde(rename = "v")]
+    pub version: u32,
+    /// The spans.
+    #[serde(rename = "r")]
+    pub spans: Vec<Span>,
 }
 
 /// Spans of one job version.
@@ -161,7 +185,8 @@ impl Committed {
 
 fn check_job_spans(jobs: &[JobSpans]) -> Result<(), DecodeError> {
     within("list of jobs", jobs.len(), MAX_JOBS_PER_MESSAGE)?;
-    jobs.iter().try_for_each(|job| check_spans(&job.spans))
+    jobs.iter().try_for_each(|job| check_spans(&job.spans))?;
+    check_named(jobs.iter().map(|job| &job.spans))
 }
 
 /// The owner asks about awards that it believes are with this worker, one page at a time.
@@ -175,12 +200,17 @@ pub struct Reconcile {
     pub epoch: u32,
     /// What it believes.
     #[serde(rename = "j")]
-    pub jobs: Vec<JobSpans>,
+    pub jobs: Vec<JobAsked>,
 }
 
 impl Reconcile {
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
-        check_job_spans(&self.jobs)
+        within("list of jobs", self.jobs.len(), MAX_JOBS_PER_MESSAGE)?;
+        for job in &self.jobs {
+            within("nonce", job.nonce.len(), 128)?;
+            check_spans(&job.spans)?;
+        }
+        check_named(self.jobs.iter().map(|job| &job.spans))
     }
 }
 

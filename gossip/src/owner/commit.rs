@@ -427,7 +427,8 @@ impl Job {
             return;
         }
         if failed == 0 {
-            return self.finish(core, now, JobState::Completed, Topic::StateUpdate, "", "", out);
+            let beaten = "another attempt was committed first";
+            return self.finish(core, now, JobState::Completed, Topic::StateUpdate, "", beaten, out);
         }
         let first = self.ledger.failed.first().unwrap_or(0);
         let (_, why) = self.ledger.failure_of(first).unwrap_or_default();

@@ -9,7 +9,7 @@ use super::ledger::Part;
 use super::{Counters, Effect, Identity, Settings};
 use crate::bug::Bug;
 use crate::lottery;
-use crate::message::{Committed, Direct, JobSpans, MAX_JOBS_PER_MESSAGE, Stamp};
+use crate::message::{Committed, Direct, JobSpans, Stamp, pages, weight_of};
 use crate::range::spans;
 use crate::rng::Rng;
 use crate::timers::Timers;
@@ -311,7 +311,7 @@ impl Core {
     /// Sends the acknowledgements that were gathered, one message a worker.
     pub(super) fn send_acks(&mut self, out: &mut Vec<Effect>) {
         for (to, jobs) in std::mem::take(&mut self.acks) {
-            let mut jobs: Vec<JobSpans> = jobs
+            let jobs: Vec<JobSpans> = jobs
                 .into_iter()
                 .flat_map(|((job, version), parts)| {
                     let all = spans(parts);
@@ -319,10 +319,8 @@ impl Core {
                     pages.into_iter().map(move |spans| JobSpans { job, version, spans })
                 })
                 .collect();
-            while !jobs.is_empty() {
-                let rest = jobs.split_off(jobs.len().min(MAX_JOBS_PER_MESSAGE));
+            for jobs in pages(jobs, |one| weight_of(&one.spans)) {
                 out.push(Effect::Send { to, message: Direct::Committed(Committed { jobs }) });
-                jobs = rest;
             }
         }
     }

@@ -257,6 +257,13 @@ impl Job {
             if !self.ledger.executions.get(&part).is_some_and(live) || self.holding.contains_key(&part) {
                 continue;
             }
+            if self.ledger.executions.get(&part).is_some_and(|one| one.given_up) {
+                // It was counted when it was given up; now it is certain.
+                if fate == Fate::Lost {
+                    again.insert(part);
+                }
+                continue;
+            }
             core.counters.lost += 1;
             let trouble = self.trouble.entry(part.0).or_default();
             trouble.lost = trouble.lost.saturating_add(1);

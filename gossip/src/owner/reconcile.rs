@@ -12,7 +12,7 @@ use super::record::{EpochRecord, NODE};
 use super::{Effect, Identity, Owner, Settings};
 use crate::bug::Bug;
 use crate::crypto::Signed;
-use crate::message::{AwardOrder, Direct, JobSpans, Live, MAX_JOBS_PER_MESSAGE, MAX_SPANS, Reconcile};
+use crate::message::{AwardOrder, Direct, JobAsked, Live, MAX_SPANS, Reconcile, pages, weight_of};
 use crate::range::{RangeSet, spans};
 use crate::record::{Kind, Record, RecordKey, RestoreError};
 
@@ -31,19 +31,20 @@ impl Owner {
         let peer = self.core.peer(worker, now);
         peer.asked = Some(id);
         let keys: Vec<JobKey> = peer.live.keys().copied().collect();
-        let mut pages: Vec<JobSpans> = Vec::new();
+        let mut asked: Vec<JobAsked> = Vec::new();
         for key in keys {
-            let Some(share) = self.jobs.get(&key).and_then(|job| job.shares.get(&worker)) else { continue };
+            let Some(job) = self.jobs.get(&key) else { continue };
+            let Some(share) = job.shares.get(&worker) else { continue };
             for page in spans(share.live.iter().copied()).chunks(MAX_SPANS) {
-                pages.push(JobSpans { job: key.0, version: key.1, spans: page.to_vec() });
+                let nonce = job.ledger.job.nonce.clone();
+                asked.push(JobAsked { job: key.0, nonce, version: key.1, spans: page.to_vec() });
             }
         }
-        if pages.is_empty() {
+        if asked.is_empty() {
             return;
         }
-        for page in pages.chunks(MAX_JOBS_PER_MESSAGE) {
-            let message = Direct::Reconcile(Reconcile { id, epoch, jobs: page.to_vec() });
-            out.push(Effect::Send { to: worker, message });
+        for jobs in pages(asked, |one| weight_of(&one.spans)) {
+            out.push(Effect::Send { to: worker, message: Direct::Reconcile(Reconcile { id, epoch, jobs }) });
         }
         self.core.be_patient_with(worker, now, Patience::Reconcile(worker), ANSWER);
     }

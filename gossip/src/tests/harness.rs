@@ -9,8 +9,11 @@ use job::state::JobState;
 use job::{Cid, ExecutionKey, JobId, PeerId, Resources, Time};
 use sha2::{Digest, Sha256};
 
-use crate::crypto::{Crypto, Domain};
-use crate::message::{Direct, Facts, FaultClass, Outcome, Phase, ResultInfo, Usage};
+use crate::crypto::{Crypto, Domain, Signed};
+use crate::message::{
+    Announcements, AwardOrder, Direct, Facts, FaultClass, Outcome, Phase, ReceiptGroup, ResultInfo,
+    SealedGroup, StopOrder, Usage,
+};
 use crate::owner::{self, Held, JobView, Keep, NewJob, Owner};
 use crate::record::{Record, RecordKey};
 use crate::topic::Class;
@@ -90,8 +93,31 @@ pub(crate) struct Swarm {
     /// Messages of these kinds are lost.
     pub(crate) lose: BTreeSet<&'static str>,
     pub(crate) released: Vec<ExecutionKey>,
+    /// Messages to nodes that do not exist are expected: the test plays them.
+    pub(crate) quiet: bool,
     /// Whether messages are printed: for finding out what a failing test did.
     pub(crate) trace: bool,
+}
+
+/// Signs what a node that the test plays would sign.
+pub(crate) fn seal_order(signer: PeerId, order: &AwardOrder) -> Signed {
+    Signed::seal(order, &Cheap(signer))
+}
+
+pub(crate) fn seal_stop(signer: PeerId, order: &StopOrder) -> Signed {
+    Signed::seal(order, &Cheap(signer))
+}
+
+pub(crate) fn seal_announcements(signer: PeerId, message: &Announcements) -> Vec<u8> {
+    message.seal(&Cheap(signer)).expect("small")
+}
+
+pub(crate) fn seal_receipts(signer: PeerId, groups: &[ReceiptGroup]) -> Vec<SealedGroup> {
+    SealedGroup::seal(groups, &Cheap(signer))
+}
+
+pub(crate) fn open_announcements(reader: PeerId, bytes: &[u8]) -> Announcements {
+    Announcements::open(bytes, SWARM, &Cheap(reader)).expect("an announcement")
 }
 
 pub(crate) fn peer(number: u8) -> PeerId {
@@ -151,6 +177,7 @@ impl Swarm {
             penalised: Vec::new(),
             lose: BTreeSet::new(),
             released: Vec::new(),
+            quiet: false,
             trace: false,
         };
         for number in 1..=count {
@@ -424,6 +451,28 @@ impl Swarm {
         self.perform_owner(me, out);
     }
 
+    /// Hands an input to a worker; what it does about it, which is also performed.
+    pub(crate) fn worker_effects(&mut self, me: PeerId, input: worker::Input) -> Vec<worker::Effect> {
+        let now = self.now;
+        let machine = self.nodes.get_mut(&me).and_then(|node| node.worker.as_mut()).expect("a worker");
+        let mut out = Vec::new();
+        machine.handle(now, input, &mut out);
+        machine.settle(now, &mut out);
+        self.perform_worker(me, out.clone());
+        out
+    }
+
+    /// Hands an input to an owner; what it does about it, which is also performed.
+    pub(crate) fn owner_effects(&mut self, me: PeerId, input: owner::Input) -> Vec<owner::Effect> {
+        let now = self.now;
+        let machine = self.nodes.get_mut(&me).and_then(|node| node.owner.as_mut()).expect("an owner");
+        let mut out = Vec::new();
+        machine.handle(now, input, &mut out);
+        machine.settle(now, &mut out);
+        self.perform_owner(me, out.clone());
+        out
+    }
+
     pub(crate) fn worker(&mut self, me: PeerId, input: worker::Input) {
         let now = self.now;
         let Some(machine) = self.nodes.get_mut(&me).and_then(|node| node.worker.as_mut()) else { return };
@@ -507,7 +556,9 @@ impl Swarm {
         if from != to {
             *self.sent.entry(message.name()).or_default() += 1;
         }
-        self.queue.push_back(Event::Message(from, to, message.encode()));
+        if !self.quiet {
+            self.queue.push_back(Event::Message(from, to, message.encode()));
+        }
     }
 
     pub(crate) fn running(&self, me: PeerId) -> Vec<ExecutionKey> {

@@ -17,9 +17,13 @@ const OVERCOMMIT: u64 = 3;
 /// Most soft holds; more bids are made without one.
 const MAX_HOLDS: usize = 256;
 
+/// Of one owner: nobody can keep a worker idle by asking.
+const MAX_HOLDS_OF_ONE_OWNER: usize = 16;
+
 /// Capacity kept back for a bid. It binds nobody; it keeps this worker from bidding without end.
 #[derive(Debug, Clone)]
 pub(super) struct Hold {
+    owner: PeerId,
     job: JobKey,
     until: Time,
     resources: Resources,
@@ -157,13 +161,15 @@ impl Worker {
     }
 
     /// Keeps capacity back for a bid.
-    pub(super) fn hold(&mut self, now: Time, job: JobKey, each: &Resources, slots: u32) {
+    pub(super) fn hold(&mut self, now: Time, owner: PeerId, job: JobKey, each: &Resources, slots: u32) {
         self.release_hold(job);
+        let own = self.holds.iter().filter(|hold| hold.owner == owner && hold.until > now).count();
         if self.holds.len() < MAX_HOLDS
+            && own < MAX_HOLDS_OF_ONE_OWNER
             && let Some(resources) = each.checked_mul(slots.into())
         {
             let until = now + HOLD;
-            self.holds.push(Hold { job, until, resources });
+            self.holds.push(Hold { owner, job, until, resources });
             self.timers.set_earlier(Timer::Hold, until);
         }
     }

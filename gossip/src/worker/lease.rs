@@ -10,9 +10,7 @@ use super::job::Job;
 use super::{Effect, JobKey, Part, Timer, Worker, millis};
 use crate::bug::Bug;
 use crate::crypto::Signed;
-use crate::message::{
-    Award, AwardOrder, Direct, JobLive, MAX_JOBS_PER_MESSAGE, Phase, Progress, Renew, Stamp,
-};
+use crate::message::{Award, AwardOrder, Direct, JobLive, Phase, Progress, Renew, Stamp, pages};
 use crate::record::{Kind, Record, RecordKey};
 
 /// Renewals are sent this often within one lease.
@@ -151,12 +149,10 @@ impl Worker {
             return;
         }
         let stamp = self.stamp(now);
-        let mut jobs = self.live_jobs(now, to, true);
+        let jobs = self.live_jobs(now, to, true);
         self.tell_phases(to);
-        while !jobs.is_empty() {
-            let rest = jobs.split_off(jobs.len().min(MAX_JOBS_PER_MESSAGE));
+        for jobs in pages(jobs, JobLive::weight) {
             out.push(Effect::Send { to, message: Direct::Renew(Renew { stamp, jobs }) });
-            jobs = rest;
         }
     }
 

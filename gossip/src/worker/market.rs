@@ -16,6 +16,9 @@ use crate::topic::Class;
 /// Open announcements that are remembered; of more, those that end first go.
 const MAX_REMEMBERED: usize = 64;
 
+/// Of one owner.
+const MAX_OF_ONE_OWNER: usize = 16;
+
 /// (job, seed) pairs whose bid is not repeated.
 const MAX_BIDS: usize = 4096;
 
@@ -226,7 +229,7 @@ impl Worker {
         self.market.note_bid(job, announcement.seed);
         self.counters.bids += 1;
         if offer.start_ms == 0 {
-            self.hold(now, job, &announcement.facts.resources, slots);
+            self.hold(now, open.owner, job, &announcement.facts.resources, slots);
         }
         self.reach(open.owner, &open.addresses, out);
         out.push(Effect::Send { to: open.owner, message: Direct::Bid(bid) });
@@ -262,6 +265,11 @@ impl Worker {
             return;
         }
         let market = &mut self.market;
+        let same = market.remembered.iter().filter(|(key, other)| other.owner == open.owner && **key != job);
+        if same.clone().count() >= MAX_OF_ONE_OWNER {
+            let first = same.min_by_key(|(_, open)| open.until).map(|(key, _)| *key);
+            first.map(|key| market.remembered.remove(&key));
+        }
         if market.remembered.len() >= MAX_REMEMBERED && !market.remembered.contains_key(&job) {
             let first = market.remembered.iter().min_by_key(|(_, open)| open.until).map(|(key, _)| *key);
             first.map(|key| market.remembered.remove(&key));

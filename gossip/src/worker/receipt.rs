@@ -326,7 +326,9 @@ impl Worker {
 
     /// Drops the oldest results while there are more bytes than may wait.
     fn bound_retention(&mut self, out: &mut Vec<Effect>) {
-        let offered = |offer: &Offer| offer.left.values().map(|waiting| waiting.size).sum::<u64>();
+        let offered = |offer: &Offer| {
+            offer.left.values().map(|waiting| waiting.size.saturating_add(RECEIPT_BYTES as u64)).sum::<u64>()
+        };
         let mut bytes: u64 = self.offers.values().map(offered).sum();
         while bytes > self.settings.retained_bytes && self.offers.len() > 1 {
             let Some((&number, offer)) = self.offers.first_key_value() else { return };

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use ::job::{Fence, PeerId, Time};
+use ::job::{Fence, JobId, PeerId, Time};
 
 use super::{Effect, JobKey, Part, Worker};
 use crate::crypto::Signed;
-use crate::message::{Direct, JobLive, JobSpans, Live, MAX_JOBS_PER_MESSAGE, Reconcile};
+use crate::message::{Direct, JobAsked, JobLive, Live, Reconcile, pages};
 use crate::range::spans;
 
 impl Worker {
     pub(super) fn on_reconcile(&mut self, now: Time, from: PeerId, ask: Reconcile, out: &mut Vec<Effect>) {
+        if ask.jobs.iter().any(|job| JobId::derive(&self.identity.swarm, from, &job.nonce) != job.job) {
+            self.counters.foreign += 1;
+            return out.push(Effect::Penalise { peer: from, why: "asked about another owner's awards" });
+        }
         let known = self.owners.get(&from).map_or(0, |owner| owner.epoch);
         let newest = (known > ask.epoch)
             .then(|| self.owners.get(&from).and_then(|owner| owner.newest.clone()))
@@ -27,7 +31,7 @@ impl Worker {
     }
 
     /// What is here of what an owner believes to be here. What is unknown is refused from now on.
-    fn answer(&mut self, now: Time, from: PeerId, epoch: u32, asked: &JobSpans) -> JobLive {
+    fn answer(&mut self, now: Time, from: PeerId, epoch: u32, asked: &JobAsked) -> JobLive {
         let key = (asked.job, asked.version);
         let mut answer = JobLive::empty(asked.job, asked.version);
         let (mut live, mut lost, mut unstarted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
@@ -65,18 +69,13 @@ impl Worker {
         now: Time,
         to: PeerId,
         answers: u64,
-        mut jobs: Vec<JobLive>,
+        jobs: Vec<JobLive>,
         newest: Option<Signed>,
         out: &mut Vec<Effect>,
     ) {
-        loop {
-            let rest = jobs.split_off(jobs.len().min(MAX_JOBS_PER_MESSAGE));
+        for jobs in pages(jobs, JobLive::weight) {
             let live = Live { answers, stamp: self.stamp(now), jobs, newest: newest.clone() };
             out.push(Effect::Send { to, message: Direct::Live(live) });
-            if rest.is_empty() {
-                return;
-            }
-            jobs = rest;
         }
     }
 

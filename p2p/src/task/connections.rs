@@ -254,6 +254,10 @@ impl Task {
             _ if peer == *self.swarm.local_peer_id() => {}
             (address, _) => self.book.add(peer, address),
         }
+        if self.watched.contains(&peer) && !self.peers.contains_key(&peer) {
+            self.redial.retry(&Target::Peer(peer));
+            self.redial_soon();
+        }
         self.note_book_change();
     }
 

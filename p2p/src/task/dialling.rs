@@ -152,6 +152,8 @@ impl Task {
     fn begin(&mut self, peer: PeerId, mut all: Vec<Multiaddr>) -> Result<Dial, DialError> {
         all.extend(self.book.addresses(&peer));
         all.extend(self.swarm.behaviour_mut().dht.all_addresses(peer));
+        let bootstrap = self.config.bootstrap.iter().filter(|(other, _)| *other == peer);
+        all.extend(bootstrap.map(|(_, address)| address.clone()));
         let (mut first, mut second) = (Vec::new(), Vec::new());
         for address in all.into_iter().map(|address| addresses::split_peer(address).0) {
             let kind = if addresses::is_quic(&address) { &mut second } else { &mut first };
@@ -306,14 +308,6 @@ impl Task {
                     }
                     self.settle(peer);
                 }
-            }
-        }
-    }
-
-    pub(super) fn remember_bootstrap(&mut self, bootstrap: Vec<Multiaddr>) {
-        for address in bootstrap {
-            if let (address, Some(peer)) = addresses::split_peer(address) {
-                self.add_address(peer, address);
             }
         }
     }

@@ -71,7 +71,7 @@ impl Offences {
 
 impl Task {
     pub(super) fn penalise(&mut self, peer: PeerId, why: &'static str) {
-        if self.offences.is_blocked(&peer) {
+        if peer == *self.swarm.local_peer_id() || self.offences.is_blocked(&peer) {
             return;
         }
         let now = Instant::now();

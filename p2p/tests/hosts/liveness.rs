@@ -133,3 +133,13 @@ async fn an_unwatched_peer_that_stops_is_only_disconnected() {
     .await;
     assert!(!seen.contains(&true));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_peer_is_dialled_as_soon_as_its_address_is_known() {
+    let mut one = start(config(1)).await;
+    let two = start(config(2)).await;
+    one.host.watch(two.peer(), true);
+    assert!(one.host.peers().await.unwrap().is_empty());
+    one.host.add_address(two.peer(), two.address());
+    one.connected_to(two.peer()).await;
+}

@@ -392,6 +392,15 @@ fn the_only_holder_may_be_slow() {
 }
 
 #[test]
+fn a_want_that_got_lost_is_asked_for_again_where_there_is_nobody_else() {
+    let mut swarm = Swarm::new(10_000).with(1, Habits { loss: 5, ..Habits::default() });
+    swarm.open(&[1]);
+    swarm.want(0..100);
+    assert_eq!(swarm.run().delivered.len(), 100);
+    assert!(swarm.client.counters().timeouts > 0 && swarm.log.penalised.is_empty());
+}
+
+#[test]
 fn damaged_and_unasked_blocks_are_dropped_and_scored_until_the_peer_is_left_alone() {
     let damaging = Habits { damage: 100, ..Habits::default() };
     let mut swarm = Swarm::new(1000).with(1, damaging).with(2, Habits::default());
@@ -482,7 +491,7 @@ proptest! {
         seed: u64,
         hinted: bool,
     ) {
-        let mut swarm = Swarm::new(100 << 10).with(200, Habits { loss: 5, ..Habits::default() });
+        let mut swarm = Swarm::new(100 << 10).with(200, Habits::default());
         swarm.random ^= seed;
         for (n, (loss, damage, speed, when, leaves, silent, has)) in bad.into_iter().enumerate() {
             let habits = Habits {

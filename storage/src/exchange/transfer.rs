@@ -30,9 +30,9 @@ const MIN_TRANSFER_BYTES: u64 = 2 << 20;
 /// Blocks of one transfer that are asked for or not yet written.
 const TRANSFER_BLOCKS: usize = 4096;
 
-/// Blocks of one transfer that are written at once: enough to keep a disk and two cores busy,
-/// without a thread for each of a thousand small ones.
-const WRITTEN_AT_ONCE: usize = 4;
+/// Blocks of one transfer that are written at once. Writes to one file take turns in the kernel: a
+/// second one hides the hand-over between threads, more only spin on the file's lock.
+const WRITTEN_AT_ONCE: usize = 2;
 
 type Outcome = Result<Fetched, ExchangeError>;
 
