@@ -214,7 +214,7 @@ async fn wait_for_other(data_dir: &Path) -> Result<Option<Client>, Failure> {
     // No pipe, but read like one: bytes arrive, and the poller says when.
     let events = pipe::Receiver::from_owned_fd_unchecked(events).map_err(failed)?;
     if let Ok(ready) = tokio::time::timeout(LOOK_AGAIN, events.readable()).await {
-        ready.map_err(failed)?.retain_ready();
+        ready.map_err(failed)?;
     }
     Ok(connect().await.ok())
 }
