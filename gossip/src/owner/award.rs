@@ -363,11 +363,11 @@ impl Owner {
         let Owner { core, jobs } = self;
         let Some(job) = jobs.get_mut(&key) else { return };
         let parts: BTreeSet<Part> = parts_of(&recalled.spans).collect();
-        let nothing = parts.is_empty();
         job.declined(core, now, from, parts, "it was taken back before it started", out);
         if let Some(share) = job.shares.get_mut(&from) {
-            // What has started stays: asking again would change nothing until it ends something.
-            share.recalled = nothing;
+            // Not again until it ends something: what has started stays, and what came back may be awarded to
+            // it once more when nobody else bids.
+            share.recalled = true;
         }
         let workers: Vec<PeerId> = job.shares.keys().copied().filter(|worker| *worker != from).collect();
         job.hungry.extend(workers);

@@ -171,8 +171,12 @@ impl Worker {
     /// Whether a partition of an award is new (`true`), a repetition (`false`), or refused.
     fn sort(&self, key: JobKey, epoch: u32, part: Part) -> Result<bool, Refused> {
         let job = self.jobs.get(&key);
-        let here =
-            job.is_some_and(|job| job.executions.contains_key(&part) || job.offered.contains_key(&part));
+        // What was lost had started too: declining it would vouch that it never did.
+        let here = job.is_some_and(|job| {
+            job.executions.contains_key(&part)
+                || job.offered.contains_key(&part)
+                || job.lost.contains_key(&part)
+        });
         if here {
             return Ok(false);
         }

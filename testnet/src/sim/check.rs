@@ -96,6 +96,8 @@ pub(crate) struct WorkerGhost {
     told: BTreeMap<(JobId, u32, u32), u32>,
     /// When the renewal or bid was sent that its leases from an owner run from, in milliseconds of its boot clock.
     leases: BTreeMap<PeerId, u64>,
+    /// Executions whose receipts it sent.
+    receipts: BTreeSet<ExecutionKey>,
     /// What it was told in the batch at hand: counts once the batch is durable.
     heard: Vec<Heard>,
 }

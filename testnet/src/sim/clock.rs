@@ -37,10 +37,17 @@ impl Clock {
 
     /// The first moment of the simulation at which the node's boot clock shows at least `boot`.
     pub fn when(&self, boot: u64) -> u64 {
-        let span = i128::from(boot.saturating_sub(self.boot));
-        let scaled = (span * MILLION + MILLION + i128::from(self.rate_ppm) - 1)
-            / (MILLION + i128::from(self.rate_ppm));
-        self.started.saturating_add(u64::try_from(scaled).unwrap_or(u64::MAX))
+        let span = boot.saturating_sub(self.boot);
+        // Rates are whole millionths, so this is right to a few nanoseconds; the rest is looked up.
+        let guess = i128::from(span) * MILLION / (MILLION + i128::from(self.rate_ppm));
+        let mut needed = u64::try_from(guess).unwrap_or(u64::MAX).saturating_sub(2);
+        while needed < u64::MAX && self.local_span(needed) < span {
+            needed += 1;
+        }
+        while needed > 0 && self.local_span(needed - 1) >= span {
+            needed -= 1;
+        }
+        self.started.saturating_add(needed)
     }
 
     /// How much the node's clocks move in a span of true time.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gossip::message::{AwardOrder, Direct};
-use gossip::owner::{JobView, Owner};
+use gossip::owner::JobView;
 use gossip::record::{Kind, Record, RecordKey};
 use job::state::{ExecutionState, JobState};
 use job::{ExecutionKey, JobId, PeerId};
@@ -158,9 +158,9 @@ impl World {
             ));
         }
         // Whoever reads on from the number told last misses nothing.
-        let machine = self.nodes[node].owner.machine.as_ref();
+        let news = if seq > known.told_seq { self.nodes[node].owner.machine.as_ref() } else { None };
         for event in
-            machine.and_then(|machine| machine.view(job, Some(version))).iter().flat_map(|view| &view.history)
+            news.and_then(|machine| machine.view(job, Some(version))).iter().flat_map(|view| &view.history)
         {
             if known.watched.insert(event.seq) && event.seq <= known.told_seq {
                 let found = format!(
@@ -246,14 +246,12 @@ impl World {
         });
         let mut lost = None;
         for ((job, version), known) in open {
-            match summary(machine, *job, *version) {
+            match machine.summary(*job).filter(|one| one.version == *version) {
                 None => lost = Some(format!("n{node} has forgotten {} v{version}", job.short())),
-                Some((_, committed)) if committed != known.committed.len() as u32 => {
-                    let on_disk = known.committed.len();
-                    lost = Some(format!(
-                        "n{node} {} v{version}: {committed} commits in memory, {on_disk} on disk",
-                        job.short()
-                    ));
+                Some(one) if one.committed != known.committed.len() as u32 => {
+                    let (here, on_disk) = (one.committed, known.committed.len());
+                    lost =
+                        Some(format!("n{node} {}: {here} commits in memory, {on_disk} on disk", job.short()));
                 }
                 Some(_) => {}
             }
@@ -281,10 +279,6 @@ impl World {
             self.check.broken("a pending state has a reason within 2 s", found);
         }
     }
-}
-
-fn summary(machine: &Owner, job: JobId, version: u32) -> Option<(JobState, u32)> {
-    machine.jobs().find(|one| one.id == job && one.version == version).map(|one| (one.state, one.committed))
 }
 
 type Broken = Option<(&'static str, String)>;

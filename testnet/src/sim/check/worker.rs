@@ -1,9 +1,10 @@
 //! What workers obey, start and run.
 
-use gossip::message::{AwardOrder, Direct, Stamp, StopOrder};
+use gossip::message::{AwardOrder, Direct, JobLive, Receipts, Reply, Stamp, StopOrder};
 use gossip::worker::Input;
 use job::{ExecutionKey, Fence, PeerId};
 
+use super::owner::execution_key;
 use super::{Check, Due, Heard, Order};
 use crate::sim::clock::{MILLI, SECOND};
 use crate::sim::engine::Stage;
@@ -136,7 +137,41 @@ impl World {
                 self.check.broken("each start of a worker has its own stamps", format!("n{node}: {stamp:?}"));
             }
         }
-        let Direct::Reply(reply) = message else { return };
+        match message {
+            Direct::Receipts(receipts) => self.note_receipts(node, receipts),
+            Direct::Renew(renew) => self.check_lost(node, &renew.jobs),
+            Direct::Live(live) => self.check_lost(node, &live.jobs),
+            Direct::Reply(reply) => self.check_accepted(node, to, reply),
+            _ => {}
+        }
+    }
+
+    fn note_receipts(&mut self, node: usize, receipts: &Receipts) {
+        for group in receipts.groups.iter().filter_map(|group| group.read().ok()) {
+            for receipt in &group.receipts {
+                let key = execution_key(group.job, group.version, receipt.partition, receipt.attempt);
+                self.check.workers[node].receipts.insert(key);
+            }
+        }
+    }
+
+    /// What had a receipt is never called lost: receipts are durable before they are sent.
+    fn check_lost(&mut self, node: usize, jobs: &[JobLive]) {
+        for job in jobs {
+            for span in &job.lost {
+                for partition in span.partitions() {
+                    let key = execution_key(job.job, job.version, partition, span.attempt);
+                    if self.check.workers[node].receipts.contains(&key) {
+                        let found = format!("n{node} calls {} lost", words::key(&key));
+                        return self.check.broken("a receipt that was sent is not lost", found);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An award is accepted only when it is current.
+    fn check_accepted(&mut self, node: usize, to: PeerId, reply: &Reply) {
         if reply.accepted.is_empty() {
             return;
         }
