@@ -53,7 +53,7 @@ impl std::fmt::Debug for Running {
 #[derive(Debug)]
 pub enum Started {
     /// The peer runs here.
-    Here(Embedded),
+    Here(Box<Embedded>),
     /// Another process was first and serves the directory.
     Elsewhere(Client),
 }
@@ -78,7 +78,7 @@ impl Embedded {
             match start_node(&data_dir).await? {
                 Attempt::Runs(running) => {
                     let peer = running.node.ready().peer.to_string();
-                    return Ok(Started::Here(Embedded { running: Some(running), peer, data_dir }));
+                    return Ok(Started::Here(Box::new(Embedded { running: Some(running), peer, data_dir })));
                 }
                 Attempt::Taken(failure) if Instant::now() >= deadline => return Err(failure),
                 Attempt::Taken(_) => {

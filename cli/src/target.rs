@@ -143,7 +143,7 @@ async fn embed(data_dir: &Path, notes: Notes) -> Result<Session, Failure> {
             let endpoint = Endpoint::Unix(embedded::api_socket(data_dir));
             let client =
                 Client::connect(endpoint.clone()).await.map_err(|error| unreachable(&endpoint, &error))?;
-            Ok(Session { client, notes, embedded: Some(embedded) })
+            Ok(Session { client, notes, embedded: Some(*embedded) })
         }
         // Another command was first: it serves the directory's socket.
         embedded::Started::Elsewhere(client) => Ok(Session { client, notes, embedded: None }),

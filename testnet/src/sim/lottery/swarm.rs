@@ -137,7 +137,7 @@ impl Swarm {
     }
 
     fn submit(&mut self, number: u64) -> Submitter {
-        let id = peer_id(mix(self.seed ^ 0x6f77_6e65_72), number as usize);
+        let id = peer_id(mix(self.seed ^ 0x006f_776e_6572), number as usize);
         let identity = owner::Identity {
             me: id,
             swarm: SWARM.to_owned(),
@@ -302,7 +302,7 @@ impl Swarm {
         Direct::decode(&bytes).unwrap_or(message)
     }
 
-    fn to_owner(&mut self, from: u64, message: Direct, after: u64, report: &mut Report) {
+    fn deliver_to_owner(&mut self, from: u64, message: Direct, after: u64, report: &mut Report) {
         let message = self.count(message, report);
         let delay = after + self.rng.lognormal(50 * MILLI, 0.4);
         self.queue.push(self.now + delay, Event::ToOwner(from, message));
@@ -320,7 +320,7 @@ impl Swarm {
         for effect in out {
             match effect {
                 worker::Effect::Send { to, message } if !self.by_id.contains_key(&to) => {
-                    self.to_owner(index, message, 0, report)
+                    self.deliver_to_owner(index, message, 0, report)
                 }
                 worker::Effect::Start(start) => {
                     let runs = self.rng.within(SECOND, 2 * SECOND);
@@ -361,7 +361,7 @@ impl Swarm {
                     hold_ms: 5000,
                 };
                 let jitter = self.rng.below(200 * MILLI);
-                self.to_owner(peer, Direct::Bid(bid), jitter, report);
+                self.deliver_to_owner(peer, Direct::Bid(bid), jitter, report);
             }
         }
     }
@@ -383,7 +383,7 @@ impl Swarm {
             epoch: order.epoch,
             stamp,
         };
-        self.to_owner(peer, Direct::Reply(reply), 0, report);
+        self.deliver_to_owner(peer, Direct::Reply(reply), 0, report);
         let receipt = |(partition, attempt)| Receipt {
             partition,
             attempt,
@@ -407,7 +407,12 @@ impl Swarm {
         };
         let groups = SealedGroup::seal(&[group], &Cheap(id));
         let runs = self.rng.within(SECOND, 2 * SECOND);
-        self.to_owner(peer, Direct::Receipts(Receipts { stamp, groups, blocks: Vec::new() }), runs, report);
+        self.deliver_to_owner(
+            peer,
+            Direct::Receipts(Receipts { stamp, groups, blocks: Vec::new() }),
+            runs,
+            report,
+        );
     }
 
     fn stamp(&self) -> Stamp {
