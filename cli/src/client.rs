@@ -1,6 +1,6 @@
 //! The HTTP client: one kept-alive HTTP/1.1 connection to a node, over loopback TCP or its unix socket.
 //!
-//! It knows the API's error shape and its streams; it never decides which node to use (that is [`crate::target`]).
+//! It knows the API's error shape and its streams; it never decides which node to use (that is `target`).
 
 pub mod endpoint;
 pub mod frames;

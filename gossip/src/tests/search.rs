@@ -210,7 +210,7 @@ fn what_cannot_be_owned_is_refused_and_changes_nothing() {
     let mut large = job(peer(1), 1, 1);
     let long = format!("label in ({})", vec!["abcdefghijklmnopqrstuvwxyz0123456789"; 64].join(","));
     large.facts.constraints =
-        vec![job::constraint::parse(&long).unwrap(), job::constraint::parse(&long).unwrap()].concat();
+        [job::constraint::parse(&long).unwrap(), job::constraint::parse(&long).unwrap()].concat();
     assert_eq!(refuse(&mut swarm, large), Refusal::AnnouncementTooLarge);
     submit(&mut swarm, 1, 1);
     assert_eq!(refuse(&mut swarm, job(peer(1), 1, 1)), Refusal::VersionExists(1));
