@@ -4,7 +4,7 @@
 //! What is decided is decided by two machines without clock or sockets: [`client`] says who is
 //! asked for what, [`server`] who is sent what next. [`message`] is the wire form. Around them one
 //! task owns the machines, one task for each peer sends, one for each incoming stream receives;
-//! blocks are hashed on other threads and written by a [`Sink`](crate::fetch::Sink) where they belong.
+//! blocks are hashed on other threads and written by a [`Sink`] where they belong.
 //! Nothing on the way of a block waits for a timer.
 //!
 //! The exchange trusts no byte that it did not hash, keeps no peers and dials nobody by itself:

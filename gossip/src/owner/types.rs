@@ -193,7 +193,7 @@ pub enum Input {
         /// Which results.
         results: Vec<Held>,
     },
-    /// [`Owner::next_wakeup`] has come.
+    /// [`Owner::next_wakeup`](super::Owner::next_wakeup) has come.
     Tick,
 }
 
@@ -302,7 +302,7 @@ pub enum Effect {
         /// What came of it.
         result: Result<(), StopRefusal>,
     },
-    /// Something that clients may follow changed: read what is new from [`Owner::view`].
+    /// Something that clients may follow changed: read what is new from [`Owner::view`](super::Owner::view).
     Changed {
         /// The job.
         job: JobId,

@@ -236,7 +236,7 @@ pub enum Input {
     },
     /// The node shuts down: no more bids.
     Leaving,
-    /// [`Worker::next_wakeup`] has come.
+    /// [`Worker::next_wakeup`](super::Worker::next_wakeup) has come.
     Tick,
 }
 
