@@ -44,7 +44,8 @@ pub enum Event {
         peer: PeerId,
     },
     /// The last connection of the peer is closed. Frames sent to it may be lost, those that
-    /// were still queued are.
+    /// were still queued are. When the peer is back before its old connection is found closed, only the
+    /// peer says so.
     Disconnected {
         /// The other side.
         peer: PeerId,

@@ -62,7 +62,9 @@ async fn a_host_finds_its_peers_again_by_its_book_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bootstrap_peer_that_starts_late_is_joined_when_it_is_there() {
-    let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    // An address of its own, so that nobody takes the port meanwhile; and TCP alone, since the system frees a UDP port
+    // a little later than the host has stopped.
+    let listen = vec!["/ip4/127.77.0.2/tcp/0".parse().unwrap()];
     let one = start(Config { listen, ..config(1) }).await;
     let place = one.host.listen_addrs();
     let address = one.address();

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use futures::AsyncWriteExt;
-use p2p::{Event, MAX_FRAME_BYTES, PeerId, SendError};
+use p2p::{Config, Event, MAX_FRAME_BYTES, PeerId, SendError};
 
 use super::support::{Node, config, pair, start, within};
 
@@ -48,6 +48,8 @@ async fn frames_of_all_sizes_keep_their_order_and_one_flush_covers_many() {
     for _ in 0..3000 {
         two.wait(frame).await;
     }
+    // Counted once its writers have ended: frames may arrive before they are counted.
+    within(one.host.stop()).await.unwrap();
     let metrics = one.host.metrics();
     assert_eq!(metrics.frames_sent.get(), 3010);
     assert!(metrics.frame_flushes.get() < 3010);
@@ -84,7 +86,12 @@ async fn frames_that_cannot_be_delivered_are_reported() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_announces_an_oversized_frame_is_cut() {
-    let (mut one, two) = pair().await;
+    let mut one = start(config(1)).await;
+    // It wants no peers, so that it does not come back while it is still being cut.
+    let mut second = config(2);
+    second.limits.wanted_peers = 0;
+    let two = start(Config { bootstrap: one.host.announce_addrs(), ..second }).await;
+    one.connected_to(two.peer()).await;
     let mut stream = two.host.open_stream(one.peer(), "ctl/1").await.unwrap();
     stream.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
     stream.flush().await.unwrap();

@@ -97,8 +97,9 @@ async fn a_watched_peer_whose_connection_broke_is_dialled_again_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watched_peer_that_comes_back_is_found_again() {
-    // TCP alone: the system frees a UDP port a little later than the host has stopped.
-    let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    // An address of its own, so that nobody takes the port meanwhile; and TCP alone, since the system frees a UDP port
+    // a little later than the host has stopped.
+    let listen = vec!["/ip4/127.77.0.1/tcp/0".parse().unwrap()];
     let one = start(Config { listen, ..config(1) }).await;
     let mut two = join(2, &one).await;
     two.connected_to(one.peer()).await;

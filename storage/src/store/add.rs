@@ -163,7 +163,7 @@ impl<'a> Adder<'a> {
         Ok(added)
     }
 
-    /// A file whose bytes are in memory.
+    /// A file whose bytes are in memory; `leaf` is known for one that is a single leaf.
     fn small(&mut self, bytes: Bytes, leaf: Option<Leaf>) -> Result<Root, StoreError> {
         let profile = self.profile;
         let mut blocks = Vec::new();
@@ -171,7 +171,6 @@ impl<'a> Adder<'a> {
         let mut rest = bytes.clone();
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(profile.chunk_bytes));
-            let leaf = leaf.filter(|leaf| leaf.file_bytes == bytes.len() as u64);
             let leaf = leaf.unwrap_or_else(|| Leaf::of(&profile, &piece));
             blocks.push(leaf.block(&profile, piece));
             tree.push(leaf, &mut |block| blocks.push(block));
@@ -208,8 +207,8 @@ impl<'a> Adder<'a> {
             first += count;
             self.progress.bytes += (count * chunk).min(size - (first - count) * chunk);
             self.tell();
-            if let Some(flat) = flat.as_mut().filter(|_| first < pieces) {
-                flat.write_out()?;
+            if let Some(flat) = &mut flat {
+                flat.write_out((first * chunk).min(size));
             }
         }
         if source.read_at(&mut [0], size).map_err(StoreError::io("read", path))? != 0 {
@@ -250,11 +249,11 @@ impl<'a> Adder<'a> {
             self.progress.bytes = offset;
             self.tell();
             buffer.clear();
+            if let Some(flat) = &mut flat {
+                flat.write_out(offset);
+            }
             if is_at_end {
                 break;
-            }
-            if let Some(flat) = &mut flat {
-                flat.write_out()?;
             }
         }
         self.progress.files += 1;

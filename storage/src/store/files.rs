@@ -3,11 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
+
+use rustix::fs::Advice;
 
 use super::StoreError;
 use super::index::{Container, ContainerId, Location};
@@ -36,9 +39,14 @@ impl DataFile {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// Waits until everything written so far is on disk.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// Lets the disk begin with a range that was written, without waiting for it.
+    ///
+    /// Saying that a range is not needed soon is the one safe call that starts its writing out; what is dirty
+    /// stays in memory all the same. It is only a hint: whether it worked is not asked.
+    pub(super) fn begin_write_out(&self, offset: u64, length: u64) {
+        if let Some(length) = NonZeroU64::new(length) {
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), Advice::DontNeed);
+        }
     }
 
     /// The row that says how much of a segment is in use.

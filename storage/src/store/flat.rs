@@ -1,8 +1,6 @@
 //! Flat files: a large file kept as it is, its leaves being ranges of it.
 
-use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use cid::Cid;
 
@@ -26,8 +24,8 @@ pub(super) struct NewFlat {
     pub(super) file: Arc<DataFile>,
     reserved: u64,
     leaves: Vec<(Leaf, u64)>,
-    /// Writes out what came so far while more comes.
-    writing_out: Option<JoinHandle<io::Result<()>>>,
+    /// The disk was told to begin with what is before.
+    written_out: u64,
     /// Some leaves are in the index already.
     is_visible: bool,
     is_kept: bool,
@@ -37,8 +35,8 @@ impl NewFlat {
     pub(super) fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
         let file = shared.files.create(false)?;
         let shared = Arc::clone(shared);
-        let (reserved, leaves, writing_out) = (0, Vec::new(), None);
-        Ok(NewFlat { shared, file, reserved, leaves, writing_out, is_visible: false, is_kept: false })
+        let (reserved, leaves, written_out) = (0, Vec::new(), 0);
+        Ok(NewFlat { shared, file, reserved, leaves, written_out, is_visible: false, is_kept: false })
     }
 
     /// Makes room for more bytes, before they are written.
@@ -49,22 +47,9 @@ impl NewFlat {
     }
 
     /// Lets the disk work on what was written while more is hashed: the end has less to wait for.
-    pub(super) fn write_out(&mut self) -> Result<(), StoreError> {
-        if self.writing_out.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return Ok(());
-        }
-        self.end_write_out()?;
-        let file = Arc::clone(&self.file);
-        let thread = thread::Builder::new().name("write-out".to_owned()).spawn(move || file.sync());
-        self.writing_out = thread.ok(); // without it the end only takes longer
-        Ok(())
-    }
-
-    /// A failed write is reported to one who waits for it, and to nobody else: it must be asked for here.
-    fn end_write_out(&mut self) -> Result<(), StoreError> {
-        let Some(thread) = self.writing_out.take() else { return Ok(()) };
-        let result = thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
-        result.map_err(StoreError::io("synchronise", self.shared.files.path(self.file.id)))
+    pub(super) fn write_out(&mut self, end: u64) {
+        self.file.begin_write_out(self.written_out, end - self.written_out);
+        self.written_out = end;
     }
 
     /// Notes a leaf that was written.
@@ -80,7 +65,6 @@ impl NewFlat {
         if self.leaves.len() < COMMIT_LEAVES {
             return Ok(());
         }
-        self.end_write_out()?;
         session.work.batch.put_container(self.file.id, &Container::Adding { length: self.reserved });
         self.place_leaves(session, profile);
         self.is_visible = true;
@@ -94,7 +78,6 @@ impl NewFlat {
         profile: &Profile,
         root: Cid,
     ) -> Result<(), StoreError> {
-        self.end_write_out()?;
         session.touch(&root);
         let before = self.shared.index.flat(&root)?;
         // Bytes are stored once; but while garbage is collected the other file may be losing leaves.
