@@ -21,7 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use crate::failure::{Failure, exit, reason};
+use crate::failure::{BROKE_OFF, Failure, exit, reason};
 
 pub use endpoint::Endpoint;
 
@@ -212,7 +212,7 @@ impl Stream {
                 }
                 Some(Err(error)) => {
                     let message = format!("the node's answer broke off: {}", cause(&error));
-                    return Err(Failure::new(exit::REFUSED, "Interrupted", message).hint("try again"));
+                    return Err(Failure::new(exit::REFUSED, BROKE_OFF, message).hint("try again"));
                 }
             }
         }

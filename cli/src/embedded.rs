@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use node::{Config, Node, StartError};
 use rustix::fs::inotify;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -28,6 +28,12 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long threads of a stopped peer may take to end: they only finish reading or writing a block.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The code of a start on a data directory that another process has.
+const LOCKED: &str = "Locked";
+
+/// Most bytes of what a background peer says that are read: a line, or an error.
+const MAX_WORD_BYTES: u64 = 64 << 10;
 
 /// A peer that runs in this process, on threads of its own.
 #[derive(Debug)]
@@ -101,9 +107,21 @@ impl Embedded {
     }
 
     /// Stops it and starts a background node on the same directory, which goes on with its jobs and ends with them.
-    pub async fn hand_over(mut self) -> Result<Background, Failure> {
+    /// `None` when another process has the directory already: it goes on with them just the same.
+    pub async fn hand_over(mut self) -> Result<Option<Background>, Failure> {
         self.end().await?;
-        spawn_background(&self.data_dir).await
+        let deadline = Instant::now() + OTHER_DEADLINE;
+        loop {
+            match spawn_background(&self.data_dir).await {
+                Ok(background) => return Ok(Some(background)),
+                Err(failure) if failure.code != LOCKED || Instant::now() >= deadline => return Err(failure),
+                Err(_) => {
+                    if wait_for_other(&self.data_dir).await?.is_some() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
     }
 
     async fn end(&mut self) -> Result<(), Failure> {
@@ -146,8 +164,8 @@ pub fn identity(data_dir: &Path) -> Result<(String, PathBuf), Failure> {
 
 /// A node that could not be started, as a failure.
 pub fn start_failure(error: &StartError) -> Failure {
-    let failure =
-        Failure::new(exit::REFUSED, "StartError", format!("cannot start the node: {}", chain(error)));
+    let code = if matches!(error, StartError::Locked { .. }) { LOCKED } else { "StartError" };
+    let failure = Failure::new(exit::REFUSED, code, format!("cannot start the node: {}", chain(error)));
     failure.hint(error.hint().unwrap_or_default())
 }
 
@@ -185,11 +203,7 @@ async fn start_node(data_dir: &Path) -> Result<Attempt, Failure> {
         Ok(Err(error)) => {
             runtime.shutdown_background();
             let failure = start_failure(&error);
-            if matches!(error, StartError::Locked { .. }) {
-                Ok(Attempt::Taken(failure))
-            } else {
-                Err(failure)
-            }
+            if failure.code == LOCKED { Ok(Attempt::Taken(failure)) } else { Err(failure) }
         }
         Err(error) => {
             runtime.shutdown_background();
@@ -241,20 +255,33 @@ async fn spawn_background(data_dir: &Path) -> Result<Background, Failure> {
         .map_err(|error| cannot(&error))?;
     let pid = child.id().unwrap_or_default();
     let stdout = child.stdout.take().ok_or_else(|| cannot(&std::io::ErrorKind::BrokenPipe.into()))?;
-    let mut line = String::new();
-    let mut reader = BufReader::new(stdout);
-    let served = tokio::time::timeout(HAND_OVER_DEADLINE, reader.read_line(&mut line)).await;
-    match served {
-        // A start that failed says so on stdout, too.
-        Ok(Ok(_)) if line.contains("\"ready\"") => Ok(Background { pid, log }),
-        Ok(Err(error)) => Err(cannot(&error)),
-        Ok(Ok(_)) | Err(_) => {
-            let message =
-                format!("the background peer (pid {pid}) does not serve; its log is {}", log.display());
-            Err(Failure::refused(message)
-                .hint("the job is safe in the data directory: go on with it by `cardume serve`"))
+    let mut said = String::new();
+    let mut reader = BufReader::new(stdout.take(MAX_WORD_BYTES));
+    let said = tokio::time::timeout(HAND_OVER_DEADLINE, async {
+        reader.read_line(&mut said).await?;
+        if !said.contains("\"ready\"") {
+            reader.read_to_string(&mut said).await?;
         }
+        Ok(said)
+    });
+    match said.await {
+        Ok(Ok(said)) if said.contains("\"ready\"") => Ok(Background { pid, log }),
+        Ok(Ok(said)) => Err(not_serving(&said, &log)),
+        Ok(Err(error)) => Err(cannot(&error)),
+        Err(_) => Err(not_serving("", &log)),
     }
+}
+
+/// A background peer that ended, or said nothing: with its own words where it had some.
+fn not_serving(said: &str, log: &Path) -> Failure {
+    let error = serde_json::from_str::<serde_json::Value>(said).unwrap_or_default();
+    let code = crate::values::text(&error, &["error", "code"]);
+    let code = if code.is_empty() { "StartError" } else { code };
+    let why = crate::values::text(&error, &["error", "message"]);
+    let separator = if why.is_empty() { "" } else { ": " };
+    let message = format!("the background peer does not serve{separator}{why}; its log is {}", log.display());
+    Failure::new(exit::REFUSED, code, message)
+        .hint("the job is safe in the data directory: go on with it by `cardume serve`")
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {
@@ -269,6 +296,15 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_background_peer_that_fails_is_quoted() {
+        let said = r#"{"error": {"code": "Locked", "message": "another process works here", "hint": null}}"#;
+        let failure = not_serving(said, Path::new("/d/serve.log"));
+        assert_eq!(failure.code, LOCKED);
+        assert!(failure.message.contains("serve: another process works here; its log is /d/serve.log"));
+        assert_eq!(not_serving("", Path::new("/d/serve.log")).code, "StartError");
+    }
 
     #[test]
     fn errors_are_told_with_their_reasons_and_none_twice() {

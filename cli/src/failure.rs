@@ -18,6 +18,9 @@ pub mod exit {
     pub const INTERRUPTED: u8 = 130;
 }
 
+/// The code of an answer that broke off.
+pub const BROKE_OFF: &str = "BrokeOff";
+
 /// What a command answers: its exit code, or why it could not do its work.
 pub type Outcome = Result<u8, Failure>;
 
@@ -66,6 +69,11 @@ impl Failure {
     /// Ends the command without a word.
     pub fn silent(exit: u8) -> Self {
         Failure { silent: true, ..Self::new(exit, "", "") }
+    }
+
+    /// Whether the node went away, rather than answered.
+    pub fn is_lost_connection(&self) -> bool {
+        self.exit == exit::UNREACHABLE || self.code == BROKE_OFF
     }
 
     /// Adds what to do next; empty and repeated hints are left out.

@@ -82,14 +82,7 @@ pub async fn submit(session: Session, mut body: Value, plan: Plan) -> Outcome {
     let mut signals = Signals::new()?;
     // With a token, a request that is repeated makes no second job.
     body["IdempotencyToken"] = token()?.into();
-    let submitted = tokio::select! {
-        answer = session.client.put("/orchestrator/jobs", &body) => answer,
-        () = signals.next() => Err(interrupted_submit()),
-    };
-    let answer = match submitted {
-        Ok(answer) => answer,
-        Err(failure) => return Err(session.close_after(failure).await),
-    };
+    let (session, answer) = put(session, &body, &mut signals).await?;
     for warning in list(&answer, &["Warnings"]) {
         session.notes.say(format!("Warning: {}", warning.as_str().unwrap_or_default()));
     }
@@ -111,8 +104,39 @@ pub async fn submit(session: Session, mut body: Value, plan: Plan) -> Outcome {
         leave(session, &mut signals).await?;
         return Err(failure);
     }
-    let end = follow(&session, &id, &plan, &mut signals).await;
-    finish(session, &id, &plan, end, signals).await
+    wait(session, &id, &plan, signals).await
+}
+
+/// Sends the job, to another node on the data directory when one goes away before it has answered.
+async fn put(mut session: Session, body: &Value, signals: &mut Signals) -> Result<(Session, Value), Failure> {
+    let mut reopened = 0;
+    loop {
+        let submitted = tokio::select! {
+            answer = session.client.put("/orchestrator/jobs", body) => answer,
+            () = signals.next() => Err(interrupted_submit()),
+        };
+        match submitted {
+            Ok(answer) => return Ok((session, answer)),
+            Err(failure) => session = session.recover(failure, &mut reopened).await?,
+        }
+    }
+}
+
+/// Waits for the job, with another node on the data directory when one goes away.
+async fn wait(mut session: Session, id: &str, plan: &Plan, mut signals: Signals) -> Outcome {
+    let mut following = Following::new(&session, id, plan);
+    let mut reopened = 0;
+    let end = loop {
+        match following.follow(&session, plan, &mut signals).await {
+            Err(failure) if session.may_reopen(&failure) => {
+                let recovered = session.recover(failure, &mut reopened).await;
+                session = recovered.map_err(|failure| failure.hint(come_back(id)))?;
+            }
+            end => break end,
+        }
+    };
+    drop(following);
+    finish(session, id, plan, end, signals).await
 }
 
 /// Why a run verb no longer waits.
@@ -130,63 +154,86 @@ enum End {
     Closed,
 }
 
-/// Watches the job until there is a reason to stop.
-async fn follow(session: &Session, id: &str, plan: &Plan, signals: &mut Signals) -> Result<End, Failure> {
-    let mut progress = Progress::new(session.notes, plan.detail(), plan.partitions);
-    if plan.detail() == Detail::Full {
-        progress.tell(&format!("{id} submitted"));
-    }
-    let mut output = OutputStream::following(&session.client, id, plan.streams_output(), plan.partitions);
-    let mut watch = Watch::new(&session.client, id);
-    let timeout = tokio::time::sleep(plan.waiting.wait_timeout.unwrap_or(FOREVER));
-    tokio::pin!(timeout);
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = signals.next() => return Ok(End::Interrupted),
-            () = &mut timeout => return Ok(End::Timeout),
-            chunk = output.next(), if output.is_open() => match chunk {
-                // Output may not be there to be followed before the job runs; then it is read at the end.
-                Err(_) if output.postpone() => continue,
-                chunk => match written(chunk, &mut progress)? {
-                    true => continue,
-                    false => return Ok(End::Closed),
-                },
-            },
-            event = watch.next() => event?,
-        };
-        match event {
-            Event::History(item) => progress.on_history(&item),
-            Event::State(state) => {
-                progress.on_state(&state);
-                let is_running = text(&state, &["State", "StateType"]) == "Running";
-                if is_running && plan.runs_forever && !plan.streams_output() {
-                    return Ok(End::Running);
-                }
-            }
-            Event::End(job) => return drain(&mut output, &mut progress, signals, job).await,
-        }
-    }
+/// A job that is followed, over all the nodes that are asked about it.
+struct Following {
+    progress: Progress,
+    output: OutputStream,
+    watch: Watch,
+    timeout: std::pin::Pin<Box<tokio::time::Sleep>>,
 }
 
-/// Writes what is left of the job's output after its end.
-async fn drain(
-    output: &mut OutputStream<'_>,
-    progress: &mut Progress,
-    signals: &mut Signals,
-    job: Value,
-) -> Result<End, Failure> {
-    output.job_ended();
-    while output.is_open() {
-        let chunk = tokio::select! {
-            () = signals.next() => return Ok(End::Interrupted),
-            chunk = output.next() => chunk,
-        };
-        if !written(chunk, progress)? {
-            break;
+impl Following {
+    fn new(session: &Session, id: &str, plan: &Plan) -> Self {
+        let mut progress = Progress::new(session.notes, plan.detail(), plan.partitions);
+        if plan.detail() == Detail::Full {
+            progress.tell(&format!("{id} submitted"));
+        }
+        Following {
+            progress,
+            output: OutputStream::following(id, plan.streams_output(), plan.partitions),
+            watch: Watch::new(id),
+            timeout: Box::pin(tokio::time::sleep(plan.waiting.wait_timeout.unwrap_or(FOREVER))),
         }
     }
-    Ok(End::Ended(job))
+
+    /// Watches the job until there is a reason to stop.
+    async fn follow(
+        &mut self,
+        session: &Session,
+        plan: &Plan,
+        signals: &mut Signals,
+    ) -> Result<End, Failure> {
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = signals.next() => return Ok(End::Interrupted),
+                () = &mut self.timeout => return Ok(End::Timeout),
+                chunk = self.output.next(&session.client), if self.output.is_open() => match chunk {
+                    Err(failure) if self.output.recovers_from(&failure) => continue,
+                    chunk => match written(chunk, &mut self.progress)? {
+                        true => continue,
+                        false => return Ok(End::Closed),
+                    },
+                },
+                event = self.watch.next(&session.client, session.is_lasting()) => event?,
+            };
+            self.output.node_answers();
+            match event {
+                Event::History(item) => self.progress.on_history(&item),
+                Event::State(state) => {
+                    self.progress.on_state(&state);
+                    let is_running = text(&state, &["State", "StateType"]) == "Running";
+                    if is_running && plan.runs_forever && !plan.streams_output() {
+                        return Ok(End::Running);
+                    }
+                }
+                Event::End(job) => return self.drain(session, signals, job).await,
+            }
+        }
+    }
+
+    /// Writes what is left of the job's output after its end.
+    async fn drain(&mut self, session: &Session, signals: &mut Signals, job: Value) -> Result<End, Failure> {
+        self.output.job_ended();
+        while self.output.is_open() {
+            let chunk = tokio::select! {
+                () = signals.next() => return Ok(End::Interrupted),
+                chunk = self.output.next(&session.client) => chunk,
+            };
+            if let Err(failure) = &chunk
+                && session.may_reopen(failure)
+                && self.output.recovers_from(failure)
+            {
+                // The peer of another command has ended with the job; the record is still here.
+                self.watch.start_again();
+                return chunk.map(|_| End::Ended(job));
+            }
+            if !written(chunk, &mut self.progress)? {
+                break;
+            }
+        }
+        Ok(End::Ended(job))
+    }
 }
 
 /// Writes output; whether anybody still reads it. The job does not depend on that.

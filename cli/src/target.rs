@@ -21,7 +21,12 @@ pub struct Session {
     /// Notes for people.
     pub notes: Notes,
     embedded: Option<Embedded>,
+    /// The data directory whose node may be replaced by another when it goes away.
+    shared: Option<PathBuf>,
 }
+
+/// How often a command goes on with another node. Each time another command's peer ended just then, which few do.
+const REOPENINGS: u32 = 5;
 
 /// Whether a command may start a peer in its own process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +45,52 @@ impl Session {
             let endpoint = Endpoint::parse(&url).map_err(Failure::refused)?;
             let client =
                 Client::connect(endpoint.clone()).await.map_err(|error| unreachable(&endpoint, &error))?;
-            return Ok(Session { client, notes, embedded: None });
+            return Ok(Session { client, notes, embedded: None, shared: None });
         }
         let data_dir = data_dir(global)?;
         if let Some(client) = running_node(&data_dir).await {
-            return Ok(Session { client, notes, embedded: None });
+            return Ok(Session::shared(client, notes, &data_dir, fallback));
         }
         match fallback {
             Fallback::None => Err(no_node()),
             Fallback::Embed => embed(&data_dir, notes).await,
+        }
+    }
+
+    /// A session with a node that another process runs on the data directory.
+    fn shared(client: Client, notes: Notes, data_dir: &Path, fallback: Fallback) -> Session {
+        let may_be_embedded = fallback == Fallback::Embed && client.endpoint().is_local_socket();
+        let shared = may_be_embedded.then(|| data_dir.to_owned());
+        Session { client, notes, embedded: None, shared }
+    }
+
+    /// Whether, after this failure, the work can go on with another node on the same data directory: the peer of
+    /// another command ends with that command's own work, and may not have heard of ours in time.
+    pub fn may_reopen(&self, failure: &Failure) -> bool {
+        self.shared.is_some() && failure.is_lost_connection()
+    }
+
+    /// Goes on after a failure where another node can; else ends the session with it. `reopened` counts.
+    pub async fn recover(self, failure: Failure, reopened: &mut u32) -> Result<Session, Failure> {
+        if !self.may_reopen(&failure) || *reopened >= REOPENINGS {
+            return Err(self.close_after(failure).await);
+        }
+        *reopened += 1;
+        self.reopen().await
+    }
+
+    /// Whether the node stays, so that one that is gone for a moment is worth waiting for.
+    pub fn is_lasting(&self) -> bool {
+        self.shared.is_none()
+    }
+
+    /// Goes on with whoever serves the data directory now, or with a peer in this process.
+    async fn reopen(self) -> Result<Session, Failure> {
+        let Some(data_dir) = self.shared else { return Err(no_node()) };
+        drop(self.client);
+        match running_on(&data_dir).await {
+            Some(client) => Ok(Session::shared(client, self.notes, &data_dir, Fallback::Embed)),
+            None => embed(&data_dir, self.notes).await,
         }
     }
 
@@ -81,12 +123,14 @@ impl Session {
     pub async fn leave(self) -> Result<(), Failure> {
         let Some(embedded) = self.embedded else { return Ok(()) };
         drop(self.client);
-        let background = embedded.hand_over().await?;
-        self.notes.say(format!(
-            "the job goes on in a background peer (pid {}, log {}); it ends with its jobs",
-            background.pid,
-            background.log.display()
-        ));
+        self.notes.say(match embedded.hand_over().await? {
+            Some(background) => format!(
+                "the job goes on in a background peer (pid {}, log {}); it ends with its jobs",
+                background.pid,
+                background.log.display()
+            ),
+            None => "the job goes on in the peer of another command on this data directory".to_owned(),
+        });
         Ok(())
     }
 
@@ -122,13 +166,17 @@ fn explicit_api(global: &Global) -> Option<String> {
 
 /// The node on the data directory, else the one on the usual port if it is a Cardume node.
 async fn running_node(data_dir: &Path) -> Option<Client> {
-    if let Ok(client) = Client::connect(Endpoint::Unix(embedded::api_socket(data_dir))).await {
+    if let Some(client) = running_on(data_dir).await {
         return Some(client);
     }
     let client = Client::connect(Endpoint::default_tcp()).await.ok()?;
     let asked = tokio::time::timeout(INTRODUCTION_DEADLINE, client.get("/agent/version")).await;
     let version = asked.ok()?.ok()?;
     (version["Product"] == "cardume").then_some(client)
+}
+
+async fn running_on(data_dir: &Path) -> Option<Client> {
+    Client::connect(Endpoint::Unix(embedded::api_socket(data_dir))).await.ok()
 }
 
 async fn embed(data_dir: &Path, notes: Notes) -> Result<Session, Failure> {
@@ -143,10 +191,10 @@ async fn embed(data_dir: &Path, notes: Notes) -> Result<Session, Failure> {
             let endpoint = Endpoint::Unix(embedded::api_socket(data_dir));
             let client =
                 Client::connect(endpoint.clone()).await.map_err(|error| unreachable(&endpoint, &error))?;
-            Ok(Session { client, notes, embedded: Some(*embedded) })
+            Ok(Session { client, notes, embedded: Some(*embedded), shared: None })
         }
         // Another command was first: it serves the directory's socket.
-        embedded::Started::Elsewhere(client) => Ok(Session { client, notes, embedded: None }),
+        embedded::Started::Elsewhere(client) => Ok(Session::shared(client, notes, data_dir, Fallback::Embed)),
     }
 }
 

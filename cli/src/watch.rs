@@ -29,8 +29,7 @@ pub enum Event {
 
 /// A job that is watched. Nothing is lost when the connection is: the stream starts over, and what was seen is skipped.
 #[derive(Debug)]
-pub struct Watch<'a> {
-    client: &'a Client,
+pub struct Watch {
     id: String,
     stream: Option<Stream>,
     decoder: Decoder,
@@ -38,33 +37,40 @@ pub struct Watch<'a> {
     failures: u32,
 }
 
-impl<'a> Watch<'a> {
+impl Watch {
     /// Watches a job from its beginning.
-    pub fn new(client: &'a Client, id: &str) -> Self {
-        Watch { client, id: id.to_owned(), stream: None, decoder: Decoder::default(), seen: -1, failures: 0 }
+    pub fn new(id: &str) -> Self {
+        Watch { id: id.to_owned(), stream: None, decoder: Decoder::default(), seen: -1, failures: 0 }
     }
 
-    /// The next event. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Event, Failure> {
+    /// The next event. Dropping the future loses nothing. A node that is gone is waited for if it is `patient`; else
+    /// that is an error at once, after which another node may be asked.
+    pub async fn next(&mut self, client: &Client, patient: bool) -> Result<Event, Failure> {
         loop {
             while let Some(event) = self.decoder.next() {
                 if let Some(event) = self.read(&event.name, &event.data)? {
                     return Ok(event);
                 }
             }
-            if let Err(failure) = self.receive().await {
-                self.start_over(failure).await?;
+            if let Err(failure) = self.receive(client).await {
+                self.start_over(failure, patient).await?;
             }
         }
     }
 
+    /// Begins again with a new stream.
+    pub fn start_again(&mut self) {
+        self.stream = None;
+        self.decoder = Decoder::default();
+    }
+
     /// Reads more bytes, from a new stream when there is none.
-    async fn receive(&mut self) -> Result<(), Failure> {
+    async fn receive(&mut self, client: &Client) -> Result<(), Failure> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
                 let path = format!("/orchestrator/jobs/{}/watch", encode(&self.id));
-                self.stream.insert(self.client.stream(&path, "text/event-stream").await?)
+                self.stream.insert(client.stream(&path, "text/event-stream").await?)
             }
         };
         match stream.next().await? {
@@ -78,11 +84,12 @@ impl<'a> Watch<'a> {
     }
 
     /// After a failure: waits a little, so that the next read opens a new stream, unless that is of no use.
-    async fn start_over(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.stream = None;
-        self.decoder = Decoder::default();
-        let is_answer = failure.exit != exit::UNREACHABLE && failure.code != "Interrupted";
-        if is_answer || self.failures >= RETRIES {
+    async fn start_over(&mut self, failure: Failure, patient: bool) -> Result<(), Failure> {
+        self.start_again();
+        if failure.is_lost_connection() && !patient {
+            return Err(failure);
+        }
+        if !failure.is_lost_connection() || self.failures >= RETRIES {
             let hint =
                 format!("the job goes on where its owner runs; look with `cardume job describe {}`", self.id);
             return Err(failure.hint(hint));

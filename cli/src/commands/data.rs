@@ -32,18 +32,30 @@ pub async fn run(global: &Global, verb: &Data) -> Outcome {
         | Data::Ls { content, .. }
         | Data::Stat { content, .. } => Some(content::parse(content)?),
     };
-    let session = Session::open(global, Fallback::Embed).await?;
-    let done = match (verb, &content) {
-        (Data::Add(flags), _) => add(&session, flags).await,
-        (Data::Get(flags), Some(content)) => get(&session, content, flags).await,
-        (Data::Cat { timeout, .. }, Some(content)) => cat(&session, content, *timeout).await,
-        (Data::Ls { output, .. }, Some(content)) => ls(&session, content, output).await,
-        (Data::Stat { output, .. }, Some(content)) => stat(&session, content, output).await,
+    // What came from stdin is gone once it was sent.
+    let can_repeat = !matches!(verb, Data::Add(add) if add.path == Path::new("-"));
+    let mut session = Session::open(global, Fallback::Embed).await?;
+    let mut reopened = 0;
+    loop {
+        match once(&session, verb, content.as_ref()).await {
+            Ok(()) => return session.close().await.map(|()| exit::DONE),
+            // An answer that broke off may have been written in part; a request that found no node was not.
+            Err(failure) if can_repeat && failure.exit == exit::UNREACHABLE => {
+                session = session.recover(failure, &mut reopened).await?;
+            }
+            Err(failure) => return Err(session.close_after(failure).await),
+        }
+    }
+}
+
+async fn once(session: &Session, verb: &Data, content: Option<&ContentPath>) -> Result<(), Failure> {
+    match (verb, content) {
+        (Data::Add(flags), _) => add(session, flags).await,
+        (Data::Get(flags), Some(content)) => get(session, content, flags).await,
+        (Data::Cat { timeout, .. }, Some(content)) => cat(session, content, *timeout).await,
+        (Data::Ls { output, .. }, Some(content)) => ls(session, content, output).await,
+        (Data::Stat { output, .. }, Some(content)) => stat(session, content, output).await,
         (_, None) => Err(Failure::refused("no content was named")),
-    };
-    match done {
-        Ok(()) => session.close().await.map(|()| exit::DONE),
-        Err(failure) => Err(session.close_after(failure).await),
     }
 }
 

@@ -53,10 +53,7 @@ pub async fn run(global: &Global, verb: &Wasm) -> Outcome {
         return Ok(exit::DONE);
     }
     let session = Session::open(global, Fallback::Embed).await?;
-    let spec = match upload(&session, draft, dry).await {
-        Ok(spec) => spec,
-        Err(failure) => return Err(session.close_after(failure).await),
-    };
+    let (session, spec) = uploaded(session, &draft, dry).await?;
     if dry {
         let printed = print_normalised(&spec.to_api_json(), flags.waiting.format);
         session.close().await?;
@@ -65,10 +62,25 @@ pub async fn run(global: &Global, verb: &Wasm) -> Outcome {
     run::submit(session, run::body_of(&spec.to_api_json()), plan).await
 }
 
+/// Adds local content, with another node on the data directory when one goes away.
+async fn uploaded(
+    mut session: Session,
+    draft: &Draft,
+    only_hash: bool,
+) -> Result<(Session, JobSpec), Failure> {
+    let mut reopened = 0;
+    loop {
+        match upload(&session, draft, only_hash).await {
+            Ok(spec) => return Ok((session, spec)),
+            Err(failure) => session = session.recover(failure, &mut reopened).await?,
+        }
+    }
+}
+
 /// Adds local content; with `only_hash` its CIDs are computed and nothing is stored.
-async fn upload(session: &Session, draft: Draft, only_hash: bool) -> Result<JobSpec, Failure> {
-    let mut spec = draft.spec;
-    for upload in draft.uploads {
+async fn upload(session: &Session, draft: &Draft, only_hash: bool) -> Result<JobSpec, Failure> {
+    let mut spec = draft.spec.clone();
+    for upload in &draft.uploads {
         let added =
             content::add(&session.client, session.notes, &upload.path, &Shape::default(), only_hash).await?;
         let cid = content::parse(content::cid_of(&added)?)?.cid;

@@ -321,3 +321,18 @@ fn logs_that_break_off_are_an_error() {
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("broke off"), "{ran:?}");
 }
+
+#[test]
+fn output_that_breaks_off_goes_on_where_it_was() {
+    let asked_for_logs = AtomicUsize::new(0);
+    let fake = Fake::start(move |asked| match asked.line.split('?').next().unwrap() {
+        "PUT /orchestrator/jobs" => submitted(),
+        line if line.ends_with("/logs") => match asked_for_logs.fetch_add(1, Ordering::SeqCst) {
+            0 => Answer::Broken(frames(&[(1, 0, "one\nt")])),
+            _ => Answer::Bytes(frames(&[(1, 0, "one\ntwo\n")])),
+        },
+        _ => watched("Completed", 0),
+    });
+    let ran = with_job(&fake).run(&["job", "run", "job.yaml", "-f"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "one\ntwo\n"), "{ran:?}");
+}

@@ -11,8 +11,8 @@ use crate::target::{Fallback, Session};
 pub async fn run(global: &Global, flags: &Logs) -> Outcome {
     let session = Session::open(global, Fallback::None).await?;
     let one_writer = flags.partition.is_some() || flags.execution_id.is_some();
-    let mut output = OutputStream::at(&session.client, route(flags), !one_writer);
-    while let Some(chunk) = output.next().await? {
+    let mut output = OutputStream::at(route(flags), !one_writer);
+    while let Some(chunk) = output.next(&session.client).await? {
         chunk.write()?;
     }
     Ok(exit::DONE)
