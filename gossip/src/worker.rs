@@ -80,6 +80,8 @@ pub struct Worker {
     used: Resources,
     running: u32,
     offers: BTreeMap<u64, receipt::Offer>,
+    /// Bytes of memory in results that only the offers carry.
+    carried: usize,
     kept: BTreeMap<u64, receipt::Kept>,
     timers: Timers<Timer>,
     /// Numbers queue entries and records.

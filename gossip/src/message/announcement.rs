@@ -124,6 +124,10 @@ impl Facts {
         within("list of sources", self.sources.len(), MAX_WORDS)?;
         within("list of inputs", self.inputs.len(), MAX_INPUTS)?;
         within("list of constraints", self.constraints.len(), 4 * MAX_WORDS)?;
+        // They travel in announcements: what does not fit there comes from no honest owner.
+        let text =
+            |one: &Constraint| one.key.len() + one.values.iter().map(|value| value.len() + 1).sum::<usize>();
+        within("text of constraints", self.constraints.iter().map(text).sum(), MAX_ANNOUNCEMENT_BYTES)?;
         self.sources.iter().try_for_each(|source| within("source", source.len(), MAX_WORD_BYTES))
     }
 }

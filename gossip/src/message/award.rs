@@ -75,7 +75,14 @@ impl Signable for AwardOrder {
         within("list of spans", self.spans.len(), MAX_SPANS)?;
         within("partition count", self.count as usize, job::spec::MAX_COUNT as usize)?;
         let valid = !self.spans.is_empty() && self.spans.iter().all(|span| span.is_valid(self.count));
-        if valid { Ok(()) } else { Err(DecodeError::Bounds("span")) }
+        // Each partition once: what is named twice would be started twice.
+        let apart =
+            self.spans.iter().zip(self.spans.iter().skip(1)).all(|(one, next)| one.end() <= next.first);
+        if !(valid && apart) {
+            return Err(DecodeError::Bounds("span"));
+        }
+        let parts: u64 = self.spans.iter().map(|span| u64::from(span.count)).sum();
+        within("number of partitions", usize::try_from(parts).unwrap_or(usize::MAX), MAX_SPANS)
     }
 }
 

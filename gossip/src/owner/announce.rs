@@ -129,6 +129,8 @@ impl Owner {
                 Some(bytes) => {
                     sealed = Some(bytes);
                     core.dequeue(class, *key);
+                    // Its window begins now.
+                    core.timers.set(Timer::Round(*key), now + core.settings.round_window);
                 }
                 None => {
                     message.jobs.pop();

@@ -80,7 +80,8 @@ impl Job {
         self.changed = true;
         let message = self.award_message(core, now, number, worker, spans);
         self.unanswered.insert(number, (worker, message.clone()));
-        core.be_patient_with(worker, now, Patience::Reply(self.key(), number), core.settings.award_reply);
+        let wait = core.award_reply(worker, now);
+        core.be_patient_with(worker, now, Patience::Reply(self.key(), number), wait);
         out.push(Effect::Send { to: worker, message: Direct::Award(Box::new(message)) });
         count
     }
@@ -140,7 +141,7 @@ impl Job {
         if self.open.is_empty() || self.bids.is_empty() {
             return;
         }
-        let wanted: u64 = self.ledger.job.facts.inputs.iter().map(|input| input.size).sum();
+        let wanted = self.input_bytes();
         let mut order: Vec<(bool, u64, PeerId)> = self
             .bids
             .iter()
@@ -177,7 +178,8 @@ impl Job {
         if in_hand.bid.start_ms > 0 {
             return None;
         }
-        let share = u64::from(cap.saturating_sub(in_hand.given));
+        let given_before = self.shares.get(&peer).map_or(0, |share| share.given);
+        let share = u64::from(cap.saturating_sub(given_before));
         let mut most = slots.min(share);
         if in_hand.by_weight && theta < crate::lottery::ALL {
             let plain = self.bids.iter().any(|(peer, bid)| !bid.by_weight && !core.is_suspect(*peer));
@@ -191,10 +193,10 @@ impl Job {
 
     fn note_given(&mut self, peer: PeerId, given: u32) {
         let Some(in_hand) = self.bids.get_mut(&peer) else { return };
-        let share = self.shares.entry(peer).or_default();
-        share.slots = share.slots.max(in_hand.bid.slots);
+        if let Some(share) = self.shares.get_mut(&peer) {
+            share.slots = share.slots.max(in_hand.bid.slots);
+        }
         in_hand.bid.slots = in_hand.bid.slots.saturating_sub(given);
-        in_hand.given += given;
         if let Round::Announced { given: all, .. } = &mut self.round {
             all.all += u64::from(given);
             all.by_weight += if in_hand.by_weight { u64::from(given) } else { 0 };
@@ -212,13 +214,24 @@ impl Job {
                 continue;
             }
             let (target, live) = (self.target(share), share.live.len() as u64);
-            let missing = target.saturating_sub(live);
+            let missing = target.saturating_sub(live).min(self.round_leaves(core, share));
             // Few large awards rather than many small ones, as long as it has something to do.
             if missing > 0 && (live < u64::from(share.slots) || missing >= target / 4) {
                 self.give(core, now, worker, missing, out);
             }
         }
         self.level(core, now, out);
+    }
+
+    /// How many more a worker may get before the round closes; one that ended something gets more at once.
+    fn round_leaves(&self, core: &Core, share: &Share) -> u64 {
+        let cap = match &self.round {
+            _ if share.gap.is_some() => return u64::MAX,
+            Round::Idle | Round::Waiting => return u64::MAX,
+            Round::Own => self.own_cap(core),
+            Round::Asking { cap, .. } | Round::Announced { cap, .. } => *cap,
+        };
+        cap.saturating_sub(share.given).into()
     }
 
     /// Takes unstarted partitions back from the fullest worker when another has nothing left.
@@ -276,9 +289,12 @@ impl Job {
     }
 
     /// A partition wants an award, unless something of it may still come.
-    pub(super) fn reopen(&mut self, partition: u32) {
+    pub(super) fn reopen(&mut self, core: &Core, partition: u32) {
+        let suspected = !self.never() || core.has_bug(Bug::NeverRetried);
         let alive = self.ledger.attempts(partition).any(|(part, one)| {
-            !one.state.is_terminal() && (!one.given_up || self.holding.contains_key(&part))
+            // Nothing is expected of a suspect, so another may have what it has; but a result on its way is one.
+            let hoped_for = !one.given_up && !(suspected && core.is_suspect(self.ledger.worker_of(one)));
+            !one.state.is_terminal() && (hoped_for || self.holding.contains_key(&part))
         });
         if !alive && !self.ledger.is_done(partition) && !self.ended() {
             self.open.insert(partition, partition + 1);
@@ -308,7 +324,7 @@ impl Job {
         self.fate(now, &parts, Fate::Declined, message, false, out);
         self.leave(core, now, worker, parts.iter().copied(), out);
         for part in parts {
-            self.reopen(part.0);
+            self.reopen(core, part.0);
         }
     }
 }
@@ -321,6 +337,8 @@ impl Owner {
         let Some(job) = jobs.get_mut(&key) else { return };
         if job.unanswered.get(&reply.award).is_some_and(|(worker, _)| *worker == from) {
             job.unanswered.remove(&reply.award);
+            let known = core.peer(from, now);
+            known.silences = known.silences.saturating_sub(1);
             core.calm(Patience::Reply(key, reply.award));
         }
         let mine = |job: &Job, part: &Part| {
@@ -329,7 +347,6 @@ impl Owner {
         };
         for part in parts_of(&reply.accepted).filter(|part| mine(job, part)).collect::<Vec<_>>() {
             job.accepted(part, now, reply.eta_ms);
-            job.fruitless = 0;
         }
         let declined: BTreeSet<Part> = parts_of(&reply.declined).filter(|part| mine(job, part)).collect();
         if !declined.is_empty() {
@@ -353,7 +370,7 @@ impl Owner {
         core.dirty.insert(key);
         if reply.epoch > core.epoch {
             // It knows a newer epoch of ours: it can prove that, then ours must rise.
-            self.reconcile(now, from, out);
+            self.ask_epoch(now, from, out);
         }
     }
 
@@ -387,7 +404,8 @@ impl Owner {
         }
         if job.never() && !core.has_bug(Bug::NeverRetried) {
             // It may have started: only its worker can say. The same award again starts nothing twice.
-            core.be_patient_with(worker, now, Patience::Reply(key, award), core.settings.award_reply * 4);
+            let wait = core.award_reply(worker, now) * 4;
+            core.be_patient_with(worker, now, Patience::Reply(key, award), wait);
             if core.is_connected(worker) {
                 out.push(Effect::Send { to: worker, message: Direct::Award(Box::new(message)) });
             }
@@ -395,6 +413,8 @@ impl Owner {
         }
         job.unanswered.remove(&award);
         core.penalise(worker, now);
+        let known = core.peer(worker, now);
+        known.silences = known.silences.saturating_add(1);
         job.bids.remove(&worker);
         job.fate(now, &parts, Fate::Silent, "its worker did not answer the award", false, out);
         job.leave(core, now, worker, parts.iter().copied(), out);
@@ -402,7 +422,7 @@ impl Owner {
             share.full = true;
         }
         for part in &parts {
-            job.reopen(part.0);
+            job.reopen(core, part.0);
         }
         job.stop(core, now, worker, parts, "the award was not answered in time", out);
         core.dirty.insert(key);

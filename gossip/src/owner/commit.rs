@@ -93,8 +93,12 @@ impl Job {
         out: &mut Vec<Effect>,
     ) {
         let (mut apply, mut hold, mut items) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let mut seen = BTreeSet::new();
         for (index, receipt) in (0u32..).zip(&group.receipts) {
             let part = (receipt.partition, receipt.attempt);
+            if !seen.insert(part) {
+                continue;
+            }
             match self.sort_receipt(core, from, &group, receipt) {
                 Sorted::Apply => apply.push(index),
                 Sorted::Hold => drop(hold.insert(index)),
@@ -193,8 +197,18 @@ impl Job {
         }
         let worker = self.ledger.worker_of(execution);
         let message = cut(&format!("its result could not be copied: {why}"));
-        core.ack(worker, self.key(), part);
-        self.lose(core, now, worker, BTreeSet::from([part]), Fate::Lost, &message, out);
+        // Its receipt is not acknowledged: the worker offers it again when it is back, and it may still win.
+        self.lose(core, now, worker, BTreeSet::from([part]), Fate::GivenUp, &message, out);
+    }
+
+    /// A result is not waited for any more.
+    pub(super) fn let_go(&mut self, part: Part) {
+        let Some((number, index)) = self.holding.remove(&part) else { return };
+        let Some(batch) = self.batches.get_mut(&number) else { return };
+        batch.left.remove(&index);
+        if batch.left.is_empty() {
+            self.batches.remove(&number);
+        }
     }
 
     /// Applies receipts of a batch: one record, then everything that follows.
@@ -267,6 +281,7 @@ impl Job {
         out: &mut Vec<Effect>,
     ) {
         self.changed = true;
+        self.fruitless = 0;
         let left = self.leave(core, now, worker, ended.iter().map(|(_, part, _, _)| *part), out);
         if left > 0
             && let Some(share) = self.shares.get_mut(&worker)
@@ -290,7 +305,8 @@ impl Job {
             } else {
                 core.counters.failed += 1;
                 if !self.ledger.is_done(part.0) {
-                    self.reopen(part.0);
+                    self.reopen(core, part.0);
+                    self.fresh_open = true;
                     continue;
                 }
                 self.open.remove(part.0, part.0 + 1);

@@ -27,6 +27,9 @@ const MAX_BIDDERS: usize = 512;
 /// How long a bidder counts as recent.
 const BIDDER_TTL: Duration = Duration::from_secs(300);
 
+/// The wait for an answer to an award doubles this often at most.
+const MAX_SILENCES: u32 = 4;
+
 /// The machine asks for a tick at least this often while leases run, so that a longer pause can only be sleep.
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
@@ -86,8 +89,10 @@ pub(super) struct Peer {
     /// Local standing: as if it started this much later.
     pub(super) penalty_ms: u64,
     pub(super) watched: bool,
-    /// A question that it has not answered.
-    pub(super) asked: Option<u64>,
+    /// Questions that it has not answered.
+    pub(super) asked: BTreeSet<u64>,
+    /// Awards in a row that it did not answer in time.
+    pub(super) silences: u32,
 }
 
 /// Shared by all jobs.
@@ -218,8 +223,24 @@ impl Core {
             unknown: false,
             penalty_ms: 0,
             watched: false,
-            asked: None,
+            asked: BTreeSet::new(),
+            silences: 0,
         })
+    }
+
+    /// A number for a question to a worker.
+    pub(super) fn question(&mut self, worker: PeerId, now: Time) -> u64 {
+        self.questions += 1;
+        let id = self.questions;
+        self.peer(worker, now).asked.insert(id);
+        id
+    }
+
+    /// How long this worker may take to answer an award: longer each time that it was too short, so that slow links
+    /// are merely slow.
+    pub(super) fn award_reply(&mut self, worker: PeerId, now: Time) -> Duration {
+        let silences = self.peer(worker, now).silences.min(MAX_SILENCES);
+        self.settings.award_reply * (1 << silences)
     }
 
     pub(super) fn is_suspect(&self, peer: PeerId) -> bool {

@@ -56,9 +56,13 @@ pub(super) struct Job {
     pub(super) stops: BTreeMap<PeerId, BTreeSet<Part>>,
     /// Since when it has had open partitions and no worker.
     pub(super) waiting_since: Option<Time>,
+    /// Since when, of that, nobody matched.
+    pub(super) unmatched_since: Option<Time>,
     /// When the search last began, and how often it did since anybody accepted an award.
     pub(super) begun: Option<Time>,
     pub(super) fruitless: u32,
+    /// Partitions were opened again since the search last began.
+    pub(super) fresh_open: bool,
     /// Sweeps that found too few.
     pub(super) sweeps: u32,
     /// Workers that may get more when the batch of inputs ends.
@@ -109,8 +113,6 @@ pub(super) struct InHand {
     pub(super) by_weight: bool,
     /// Its peer was first seen after the announcement.
     pub(super) stranger: bool,
-    /// Given to it in this round.
-    pub(super) given: u32,
 }
 
 /// What is with one worker.
@@ -139,10 +141,28 @@ pub(super) struct Trouble {
     pub(super) failures: u32,
     /// Attempts lost with their workers.
     pub(super) lost: u32,
+    /// Those workers.
+    pub(super) lost_on: BTreeSet<PeerId>,
     /// Sweeps that found nobody else since it failed.
     pub(super) swept: u32,
     /// Workers on which it failed, and how.
     pub(super) failed_on: BTreeMap<PeerId, Outcome>,
+}
+
+/// A partition that was lost this many times as often as workers may be lost with it is poison even when they were few:
+/// a program may bring down the same node again and again, but a node that is restarted for other reasons is no sign of it.
+const LOST_ON_FEW: u32 = 3;
+
+impl Trouble {
+    pub(super) fn note_lost(&mut self, worker: PeerId) {
+        self.lost = self.lost.saturating_add(1);
+        self.lost_on.insert(worker);
+    }
+
+    /// Whether too many workers were lost with it, or too few too often.
+    pub(super) fn is_poison(&self, limit: u32) -> bool {
+        self.lost_on.len() >= limit as usize || self.lost >= limit.saturating_mul(LOST_ON_FEW)
+    }
 }
 
 /// Receipts whose results are being copied here.
@@ -173,8 +193,10 @@ impl Job {
             holding: BTreeMap::new(),
             stops: BTreeMap::new(),
             waiting_since: None,
+            unmatched_since: None,
             begun: None,
             fruitless: 0,
+            fresh_open: false,
             sweeps: 0,
             hungry: BTreeSet::new(),
             changed: false,
@@ -192,6 +214,11 @@ impl Job {
 
     pub(super) fn open_count(&self) -> u32 {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of the inputs whose sizes are known.
+    pub(super) fn input_bytes(&self) -> u64 {
+        self.ledger.job.facts.inputs.iter().fold(0, |sum, input| sum.saturating_add(input.size))
     }
 
     pub(super) fn never(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ::job::state::ExecutionState;
 use ::job::{PeerId, Time};
 
 use super::core::{Core, JobKey, Patience, Suspicion};
@@ -65,10 +66,10 @@ impl Owner {
     pub(super) fn on_connected(&mut self, now: Time, peer: PeerId, out: &mut Vec<Effect>) {
         self.core.connected.insert(peer);
         let known = self.core.peer(peer, now);
-        known.suspect = None;
         if known.live.is_empty() {
-            self.core.peer(peer, now).unknown = false;
+            (known.suspect, known.unknown) = (None, false);
         } else {
+            // It is trusted again once it has said what it has: until then its backups are wanted.
             self.reconcile(now, peer, out);
         }
         self.send_stops(now, peer, out);
@@ -83,7 +84,7 @@ impl Owner {
         }
         self.core.calm(Patience::Reconcile(peer));
         let known = self.core.peer(peer, now);
-        known.asked = None;
+        known.asked.clear();
         if !known.live.is_empty() {
             out.push(Effect::Dial { peer, addresses: Vec::new() });
         }
@@ -207,12 +208,13 @@ impl Job {
         for part in parts {
             let silent =
                 |one: &super::ledger::Execution| !one.state.is_terminal() && one.unknown && !one.given_up;
-            let suspects = self.ledger.attempts(part.0).filter(|(_, one)| silent(one)).count();
-            let lost = self.trouble.get(&part.0).map_or(0, |trouble| trouble.lost);
-            let doubtful = lost.saturating_add(u32::try_from(suspects).unwrap_or(u32::MAX));
-            if doubtful >= core.settings.lost_workers && suspicion == Suspicion::Unreachable {
+            let suspects = self.ledger.attempts(part.0).filter(|(_, one)| silent(one));
+            let suspects: Vec<PeerId> = suspects.map(|(_, one)| self.ledger.worker_of(one)).collect();
+            let mut doubtful = self.trouble.get(&part.0).cloned().unwrap_or_default();
+            doubtful.lost_on.extend(suspects);
+            if doubtful.is_poison(core.settings.lost_workers) && suspicion == Suspicion::Unreachable {
                 // Each of them counts as lost, although some may yet come back.
-                self.trouble.entry(part.0).or_default().lost = doubtful.saturating_sub(1);
+                self.trouble.insert(part.0, doubtful);
                 poison.insert(part);
                 continue;
             }
@@ -221,6 +223,7 @@ impl Job {
             });
             if !healthy && !self.ledger.is_done(part.0) && !self.holding.contains_key(&part) {
                 self.open.insert(part.0, part.0 + 1);
+                self.fresh_open = true;
             }
         }
         self.lose(core, now, worker, poison, Fate::GivenUp, message, out);
@@ -266,20 +269,23 @@ impl Job {
             }
             core.counters.lost += 1;
             let trouble = self.trouble.entry(part.0).or_default();
-            trouble.lost = trouble.lost.saturating_add(1);
+            trouble.note_lost(worker);
             if may_not {
                 never.insert(part);
-            } else if trouble.lost >= core.settings.lost_workers {
+            } else if trouble.is_poison(core.settings.lost_workers) {
                 poison.insert(part);
             } else {
                 again.insert(part);
             }
         }
-        let limit = core.settings.lost_workers;
         let all: Vec<Part> = again.iter().chain(&poison).chain(&never).copied().collect();
         self.fate(now, &again, fate, message, false, out);
-        let poisoned = format!("{limit} workers were lost while they ran it; the last one: {message}");
-        self.fate(now, &poison, Fate::Failed, &poisoned, true, out);
+        for part in &poison {
+            let count = self.trouble.get(&part.0).map_or(0, |trouble| trouble.lost_on.len());
+            let workers = if count == 1 { "worker was" } else { "workers were" };
+            let poisoned = format!("{count} {workers} lost while they ran it; the last one: {message}");
+            self.fate(now, &BTreeSet::from([*part]), Fate::Failed, &poisoned, true, out);
+        }
         self.fate(
             now,
             &never,
@@ -290,7 +296,8 @@ impl Job {
         );
         self.leave(core, now, worker, all.iter().copied(), out);
         for part in &again {
-            self.reopen(part.0);
+            self.reopen(core, part.0);
+            self.fresh_open = true;
         }
         let ended: Vec<Part> = poison.iter().chain(&never).copied().collect();
         for part in &ended {
@@ -316,15 +323,22 @@ impl Job {
         };
         let lost: BTreeSet<Part> =
             super::award::parts_of(&live.lost).filter(|part| mine(self, part)).collect();
-        let unstarted: BTreeSet<Part> =
-            super::award::parts_of(&live.unstarted).filter(|part| mine(self, part)).collect();
+        // After so long a worker may have forgotten what it ran.
+        let old = u64::try_from(core.settings.stop_retention.as_nanos()).unwrap_or(u64::MAX);
+        let forgotten = |part: &Part| {
+            let created = self.ledger.executions.get(part).map_or(0, |one| one.created);
+            self.never() && now.wall.saturating_sub(created) > old
+        };
+        let (unsure, unstarted): (BTreeSet<Part>, BTreeSet<Part>) =
+            super::award::parts_of(&live.unstarted).filter(|part| mine(self, part)).partition(forgotten);
+        let lost = &lost | &unsure;
         let key = self.key();
         for part in lost.iter().chain(&unstarted) {
             core.ack(from, key, *part);
         }
         // With its worker gone, a result that was being copied will not come.
         for part in &lost {
-            self.holding.remove(part);
+            self.let_go(*part);
         }
         if !lost.is_empty() {
             self.lose(core, now, from, lost, Fate::Lost, "it was lost when its worker stopped", out);
@@ -401,23 +415,31 @@ impl Job {
         live: &JobLive,
         out: &mut Vec<Effect>,
     ) {
-        let mut unwanted = BTreeSet::new();
+        let (mut unwanted, mut unknown) = (BTreeSet::new(), BTreeSet::new());
         for part in super::award::parts_of(&live.live) {
-            let execution = self.ledger.executions.get(&part);
-            let wanted = execution.is_some_and(|one| {
-                // One that was committed is told so when its receipt is offered again.
-                !one.state.is_terminal() || one.state == ::job::state::ExecutionState::Completed
-            });
-            if !wanted {
+            let Some(execution) = self.ledger.executions.get(&part) else {
+                unknown.insert(part);
+                continue;
+            };
+            if self.ledger.worker_of(execution) != from {
+                continue;
+            }
+            // One that was committed is told so when its receipt is offered again.
+            if execution.state.is_terminal() && execution.state != ExecutionState::Completed {
                 unwanted.insert(part);
-            } else if let Some(execution) = self.ledger.executions.get_mut(&part)
-                && execution.state == ::job::state::ExecutionState::New
+            } else if execution.state == ExecutionState::New
+                && let Some(execution) = self.ledger.executions.get_mut(&part)
             {
-                execution.state = job::state::ExecutionState::BidAccepted;
+                execution.state = ExecutionState::BidAccepted;
             }
         }
         if !unwanted.is_empty() {
             self.stop(core, now, from, unwanted, "it is not wanted any more", out);
+        }
+        // A record that lost awards knows nothing of these, and anybody can name what was never awarded: they are
+        // told once each time they are named, and nothing of them is kept.
+        if !unknown.is_empty() && core.is_connected(from) {
+            self.send_stop(core, from, &unknown, "its owner has no record of it", out);
         }
     }
 }

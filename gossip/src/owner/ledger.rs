@@ -72,6 +72,8 @@ pub(super) struct Ledger {
     pub(super) history: BTreeMap<u64, Line>,
     pub(super) committed: RangeSet,
     pub(super) failed: RangeSet,
+    /// Which attempt's end ended its partition for good, where one did.
+    ended_by: BTreeMap<u32, u32>,
     /// Executions that have not ended and were not given up.
     pub(super) running: u32,
     next_seq: u64,
@@ -98,6 +100,7 @@ impl Ledger {
             history: BTreeMap::new(),
             committed: RangeSet::default(),
             failed: RangeSet::default(),
+            ended_by: BTreeMap::new(),
             running: 0,
             next_seq: 1,
             reserved_seq: UNRECORDED_SEQS,
@@ -280,20 +283,24 @@ impl Ledger {
         let mut seq = fate.seq;
         for span in &fate.spans {
             for partition in span.partitions() {
-                self.apply_one_fate((partition, span.attempt), fate, seq);
+                let ended = self.apply_one_fate((partition, span.attempt), fate, seq);
                 seq += 1;
                 if fate.last && !self.committed.contains(partition) {
                     self.failed.insert(partition, partition + 1);
+                    if ended {
+                        self.ended_by.insert(partition, span.attempt);
+                    }
                 }
             }
         }
         self.touch(fate.time, seq.saturating_sub(1));
     }
 
-    fn apply_one_fate(&mut self, part: Part, fate: &FateRecord, seq: u64) {
-        let Some(execution) = self.executions.get_mut(&part) else { return };
+    /// Whether the execution had not ended before.
+    fn apply_one_fate(&mut self, part: Part, fate: &FateRecord, seq: u64) -> bool {
+        let Some(execution) = self.executions.get_mut(&part) else { return false };
         if execution.state.is_terminal() {
-            return;
+            return false;
         }
         let was_running = !execution.given_up;
         execution.message.clone_from(&fate.message);
@@ -317,6 +324,7 @@ impl Ledger {
         if was_running {
             self.running = self.running.saturating_sub(1);
         }
+        true
     }
 
     /// Takes note, in memory, that an execution was seen running; the record that must be stored first, if one must.
@@ -397,17 +405,20 @@ impl Ledger {
         }
         if record.last.contains(&index) && !self.committed.contains(part.0) {
             self.failed.insert(part.0, part.0 + 1);
+            self.ended_by.insert(part.0, part.1);
         }
     }
 
     /// What made a partition fail, in words; with the fault's class where there was one.
     pub(super) fn failure_of(&self, partition: u32) -> Option<(Option<FaultClass>, String)> {
+        let last = self.ended_by.get(&partition).map(|attempt| (partition, *attempt));
+        let last = last.and_then(|part| Some((part, self.executions.get(&part)?)));
         // What failed by itself says more than what was lost or cancelled after it.
         let own = self
             .attempts(partition)
             .rfind(|(_, one)| one.state == ExecutionState::Failed && one.outcome.is_some());
         let failed = || self.attempts(partition).rfind(|(_, one)| one.state == ExecutionState::Failed);
-        let (_, execution) = own.or_else(failed).or_else(|| self.attempts(partition).next_back())?;
+        let (_, execution) = last.or(own).or_else(failed).or_else(|| self.attempts(partition).next_back())?;
         let class = match &execution.outcome {
             Some(Outcome::Fault(class, _)) => Some(*class),
             _ => None,

@@ -25,11 +25,9 @@ impl Owner {
         if !self.core.is_connected(worker) {
             return;
         }
-        self.core.questions += 1;
-        let id = self.core.questions;
         let epoch = self.core.epoch;
         let peer = self.core.peer(worker, now);
-        peer.asked = Some(id);
+        peer.asked.clear();
         let keys: Vec<JobKey> = peer.live.keys().copied().collect();
         let mut asked: Vec<JobAsked> = Vec::new();
         for key in keys {
@@ -41,9 +39,10 @@ impl Owner {
             }
         }
         if asked.is_empty() {
-            return;
+            return self.core.calm(Patience::Reconcile(worker));
         }
         for jobs in pages(asked, |one| weight_of(&one.spans)) {
+            let id = self.core.question(worker, now);
             out.push(Effect::Send { to: worker, message: Direct::Reconcile(Reconcile { id, epoch, jobs }) });
         }
         self.core.be_patient_with(worker, now, Patience::Reconcile(worker), ANSWER);
@@ -51,16 +50,24 @@ impl Owner {
 
     /// A worker did not answer; it is asked again while it is there.
     pub(super) fn on_no_answer(&mut self, now: Time, worker: PeerId, out: &mut Vec<Effect>) {
-        if self.core.peer(worker, now).asked.is_some() {
+        if !self.core.peer(worker, now).asked.is_empty() {
             self.reconcile(now, worker, out);
+        }
+    }
+
+    /// Asks a worker for the newest of our awards that it has seen: it knows a newer epoch than ours.
+    pub(super) fn ask_epoch(&mut self, now: Time, worker: PeerId, out: &mut Vec<Effect>) {
+        if self.core.is_connected(worker) {
+            let (id, epoch) = (self.core.question(worker, now), self.core.epoch);
+            let question = Reconcile { id, epoch, jobs: Vec::new() };
+            out.push(Effect::Send { to: worker, message: Direct::Reconcile(question) });
         }
     }
 
     pub(super) fn on_live(&mut self, now: Time, from: PeerId, live: Live, out: &mut Vec<Effect>) {
         self.heard(now, from, Some(live.stamp), out);
         let peer = self.core.peer(from, now);
-        if live.answers != 0 && peer.asked == Some(live.answers) {
-            peer.asked = None;
+        if peer.asked.remove(&live.answers) && peer.asked.is_empty() {
             self.core.calm(Patience::Reconcile(from));
         }
         if let Some(newest) = &live.newest {
@@ -203,7 +210,9 @@ impl Job {
                     trouble.failures += 1;
                     trouble.failed_on.insert(worker, outcome.clone());
                 }
-                None if failed || execution.unknown => self.trouble.entry(part.0).or_default().lost += 1,
+                None if failed || execution.unknown => {
+                    self.trouble.entry(part.0).or_default().note_lost(worker)
+                }
                 _ => {}
             }
         }

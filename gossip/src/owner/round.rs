@@ -51,6 +51,8 @@ impl Job {
             let before = self.round.clone();
             match &self.round {
                 Round::Idle => self.begin(core, now, out),
+                // Who was asked about other partitions was not asked about these.
+                Round::Waiting if self.fresh_open => self.begin(core, now, out),
                 Round::Own if self.has_answered(core.me()) => self.ask_peers(core, now, out),
                 Round::Asking { left, .. } if left.is_empty() => self.announce(core, now),
                 Round::Announced { theta: lottery::ALL, .. } if self.all_answered(core) => {
@@ -74,17 +76,12 @@ impl Job {
         self.bidders.contains(&peer) || self.declines.contains_key(&peer)
     }
 
-    /// Everybody who is connected has answered, and there is nobody else.
-    pub(super) fn all_heard(&self, core: &Core) -> bool {
-        core.size() <= core.connected.len() as u64
-            && core.connected.iter().all(|peer| self.has_answered(*peer))
-    }
-
-    /// Everybody who could have heard the announcement has answered.
-    fn all_answered(&self, core: &Core) -> bool {
+    /// Everybody who could run it has answered: all peers are connected (this node counts as one of the swarm),
+    /// and those that take jobs of this class have spoken.
+    pub(super) fn all_answered(&self, core: &Core) -> bool {
         let none = std::collections::BTreeSet::new();
-        let heard = core.subscribers.get(&self.class()).unwrap_or(&none);
-        core.size() <= heard.len() as u64 && heard.iter().all(|peer| self.has_answered(*peer))
+        let able = core.subscribers.get(&self.class()).unwrap_or(&none);
+        core.size() <= core.connected.len() as u64 + 1 && able.iter().all(|peer| self.has_answered(*peer))
     }
 
     fn begin(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
@@ -99,10 +96,9 @@ impl Job {
         }
         self.begun = Some(now);
         self.fruitless = self.fruitless.saturating_add(1);
+        self.fresh_open = false;
         self.forget_answers();
-        for share in self.shares.values_mut() {
-            share.given = 0;
-        }
+        self.open_round();
         if core.settings.own_worker {
             self.round = Round::Own;
             core.timers.set(Timer::Round(self.key()), now + core.settings.ask_window);
@@ -159,8 +155,8 @@ impl Job {
     }
 
     fn open_round(&mut self) {
-        for in_hand in self.bids.values_mut() {
-            in_hand.given = 0;
+        for share in self.shares.values_mut() {
+            share.given = 0;
         }
     }
 
@@ -235,7 +231,7 @@ impl Job {
             core.counters.foreign_bids += 1;
             return;
         };
-        let inputs: u64 = self.ledger.job.facts.inputs.iter().map(|input| input.size).sum();
+        let inputs = self.input_bytes();
         let draw = lottery::draw(bid.seed, self.ledger.id, from);
         let weight = lottery::weight(bid.local_bytes, inputs, bid.cached);
         if call.announced && !lottery::admits(call.theta, weight, draw) && !core.has_bug(Bug::ForeignBids) {
@@ -247,6 +243,10 @@ impl Job {
         }
         if let Round::Asking { left, .. } = &mut self.round {
             left.remove(&from);
+        }
+        // Somebody else is there for what failed elsewhere, however late the bid comes.
+        for trouble in self.trouble.values_mut().filter(|trouble| !trouble.failed_on.contains_key(&from)) {
+            trouble.swept = 0;
         }
         self.declines.remove(&from);
         if self.bidders.len() < MAX_BIDS {
@@ -266,7 +266,6 @@ impl Job {
             until: now + Duration::from_millis(bid.hold_ms).min(MAX_HOLD),
             by_weight: call.announced && !lottery::admits(call.theta, 1, draw),
             stranger: from != core.me() && first_seen > call.at,
-            given: 0,
             bid,
         };
         self.bids.insert(from, in_hand);

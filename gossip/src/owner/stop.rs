@@ -55,7 +55,7 @@ impl Job {
         }
     }
 
-    fn send_stop(
+    pub(super) fn send_stop(
         &self,
         core: &Core,
         worker: PeerId,
@@ -171,7 +171,7 @@ impl Owner {
         job.fate(now, &over, Fate::Cancelled, "another attempt took its place", false, out);
         job.leave(core, now, from, over.iter().copied(), out);
         for part in &over {
-            job.reopen(part.0);
+            job.reopen(core, part.0);
         }
         job.told_to_stop(from, heard);
         core.dirty.insert(key);

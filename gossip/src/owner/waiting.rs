@@ -74,6 +74,7 @@ impl Job {
     pub(super) fn note_waiting(&mut self, core: &mut Core, now: Time) {
         let key = self.key();
         if self.open.is_empty() || self.is_worked_on() || self.ended() {
+            self.unmatched_since = None;
             if self.waiting_since.take().is_some() {
                 core.timers.clear(Timer::Queued(key));
                 core.timers.clear(Timer::QueueLimit(key));
@@ -82,6 +83,7 @@ impl Job {
         }
         if self.waiting_since.is_none() {
             self.waiting_since = Some(now);
+            self.unmatched_since = Some(now);
             core.timers.set(Timer::Queued(key), now + EXPLAIN_AFTER);
             if let Some(limit) = self.ledger.job.queue {
                 core.timers.set(Timer::QueueLimit(key), now + limit);
@@ -92,7 +94,9 @@ impl Job {
     /// Says why it waits, and sets the time by which that must have changed.
     pub(super) fn explain_wait(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
         self.note_waiting(core, now);
-        let Some(since) = self.waiting_since else { return };
+        if self.waiting_since.is_none() {
+            return;
+        }
         let reason = self.reason(core);
         if self.ledger.state != JobState::Queued || self.ledger.message != reason.text {
             let line = format!("Job queued. {}", reason.text);
@@ -104,8 +108,11 @@ impl Job {
         let key = self.key();
         if self.ledger.job.queue.is_none() {
             if reason.passing {
+                self.unmatched_since = None;
                 core.timers.clear(Timer::QueueLimit(key));
             } else {
+                // Counted from when nobody matched: it may have waited long for some that were busy.
+                let since = *self.unmatched_since.get_or_insert(now);
                 core.timers.set_earlier(Timer::QueueLimit(key), since + core.settings.queue_timeout);
             }
         }
@@ -117,7 +124,12 @@ impl Job {
             return;
         }
         let limit = self.ledger.job.queue.unwrap_or(core.settings.queue_timeout);
-        let reason = self.reason(core).text;
+        let reason = self.reason(core);
+        if self.ledger.job.queue.is_none() && reason.passing {
+            self.unmatched_since = None;
+            return;
+        }
+        let reason = reason.text;
         let message =
             format!("Job timed out waiting for a worker. It waited longer than {}: {reason}", seconds(limit));
         self.finish(core, now, JobState::Failed, Topic::JobTimeout, &message, "job timed out", out);
@@ -148,7 +160,7 @@ impl Job {
     pub(super) fn give_up_hopeless(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
         debug_assert_eq!(self.round, Round::Waiting);
         // One whose answer is still on its way must not be taken for nobody.
-        let enough = if self.all_heard(core) { 1 } else { 2 };
+        let enough = if self.all_answered(core) { 1 } else { 2 };
         for (_, trouble) in self.trouble.iter_mut().filter(|(partition, _)| self.open.contains(**partition)) {
             trouble.swept = trouble.swept.saturating_add(1);
         }
@@ -157,6 +169,10 @@ impl Job {
             .iter()
             .filter(|(partition, trouble)| {
                 trouble.failures > 0 && trouble.swept >= enough && self.open.contains(**partition)
+            })
+            // Of one that runs something may still come.
+            .filter(|(partition, _)| {
+                self.ledger.attempts(**partition).all(|(_, one)| one.state.is_terminal() || one.given_up)
             })
             .filter(|(_, trouble)| {
                 let other = |peer: &::job::PeerId| !trouble.failed_on.contains_key(peer);

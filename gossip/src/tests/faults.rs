@@ -7,7 +7,7 @@ use job::PeerId;
 use job::state::{ExecutionState, JobState};
 
 use super::harness::{Swarm, job, peer, small};
-use crate::message::{FaultClass, Outcome};
+use crate::message::{Direct, FaultClass, JobLive, Outcome, Renew, Span, Stamp};
 use crate::owner;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -452,4 +452,130 @@ fn capacity_is_shared_between_owners_and_never_exceeded() {
         assert_eq!(swarm.state(owner, id).0, JobState::Completed);
     }
     assert_eq!(swarm.started.len(), 40);
+}
+
+#[test]
+fn a_node_that_is_stopped_and_started_again_goes_on_with_its_job() {
+    let mut swarm = Swarm::new(1, 2);
+    swarm.program = Arc::new(|_, _| (10 * SECOND, Outcome::Exit(0)));
+    let id = swarm.submit(peer(1), job(peer(1), 1, 2));
+    for _ in 0..6 {
+        swarm.run(SECOND);
+        swarm.stop(peer(1));
+        swarm.boot(peer(1));
+    }
+    swarm.run(60 * SECOND);
+    assert_eq!(swarm.state(peer(1), id), (JobState::Completed, String::new()));
+}
+
+#[test]
+fn work_of_a_worker_that_is_stopped_goes_to_another_and_counts_as_no_failure() {
+    let mut swarm = slow(2, 10 * SECOND);
+    let mut once = job(peer(1), 1, 1);
+    once.max_attempts = 1;
+    let id = swarm.submit(peer(1), once);
+    swarm.run(SECOND);
+    let first = swarm.started[0].1;
+    swarm.stop(first);
+    swarm.run(12 * SECOND);
+    assert_eq!(swarm.state(peer(1), id).0, JobState::Completed);
+    assert_eq!(swarm.started.len(), 2);
+}
+
+#[test]
+fn the_queue_timeout_counts_from_when_nobody_matches() {
+    let mut swarm = slow(1, 300 * SECOND);
+    swarm.submit(peer(1), job(peer(1), 1, 2));
+    let waits = swarm.submit(peer(1), job(peer(1), 2, 1));
+    swarm.run(200 * SECOND);
+    assert!(swarm.state(peer(1), waits).1.contains("busy"), "{:?}", swarm.state(peer(1), waits));
+    // Nobody answers for a while.
+    swarm.lose.extend(["decline", "bid"]);
+    swarm.run(50 * SECOND);
+    assert_eq!(swarm.state(peer(1), waits).0, JobState::Queued);
+    swarm.lose.clear();
+    swarm.run(500 * SECOND);
+    assert_eq!(swarm.state(peer(1), waits).0, JobState::Completed);
+}
+
+#[test]
+fn a_connection_that_comes_and_goes_is_no_loss() {
+    let mut swarm = slow(2, 60 * SECOND);
+    let id = swarm.submit(peer(1), job(peer(1), 1, 1));
+    swarm.run(SECOND);
+    let first = swarm.started[0].1;
+    for _ in 0..8 {
+        swarm.cut(peer(1), first);
+        swarm.owner(peer(1), owner::Input::Unreachable(first));
+        swarm.run(SECOND);
+        swarm.heal(peer(1), first);
+        swarm.run(SECOND);
+    }
+    swarm.run(60 * SECOND);
+    assert_eq!(swarm.state(peer(1), id).0, JobState::Completed);
+    assert!(swarm.started.len() <= 2, "one backup at most: {:?}", swarm.started);
+}
+
+#[test]
+fn a_backup_that_is_lost_too_is_backed_up_at_once() {
+    let mut swarm = slow(3, 10 * SECOND);
+    let id = swarm.submit(peer(1), job(peer(1), 1, 1));
+    for killed in 0..2 {
+        swarm.run(SECOND);
+        assert_eq!(swarm.started.len(), killed + 1);
+        let newest = swarm.started[killed].1;
+        swarm.kill(newest);
+    }
+    swarm.run(Duration::from_millis(200));
+    assert_eq!(swarm.started.len(), 3, "the third worker has it");
+    swarm.run(11 * SECOND);
+    assert_eq!(swarm.state(peer(1), id).0, JobState::Completed);
+}
+
+#[test]
+fn a_job_that_ends_as_poison_says_so() {
+    let mut swarm = slow(6, 1000 * SECOND);
+    let id = swarm.submit(peer(1), job(peer(1), 1, 1));
+    for round in 0..5 {
+        swarm.run(2 * SECOND);
+        let newest = swarm.started.last().expect("it runs").1;
+        swarm.kill(newest);
+        if round < 4 {
+            swarm.boot(newest);
+        }
+    }
+    swarm.run(200 * SECOND);
+    let (state, message) = swarm.state(peer(1), id);
+    assert!(
+        state == JobState::Completed
+            || state == JobState::Running
+            || message.contains("lost while they ran it"),
+        "{state} {message}"
+    );
+}
+
+#[test]
+fn what_a_stranger_names_is_not_kept() {
+    let mut swarm = slow(1, 100 * SECOND);
+    let id = swarm.submit(peer(1), job(peer(1), 1, 4));
+    swarm.run(SECOND);
+    swarm.quiet = true;
+    let stranger = peer(9);
+    swarm.owner(peer(1), owner::Input::Connected(stranger));
+    let live = |spans: Vec<Span>| {
+        let mut named = JobLive::empty(id, 1);
+        named.live = spans;
+        let stamp = Stamp { start: 1, at_ms: 1 };
+        owner::Input::Message { from: stranger, message: Direct::Renew(Renew { stamp, jobs: vec![named] }) }
+    };
+    let stops = |effects: Vec<owner::Effect>| {
+        let stop = |effect: &owner::Effect| matches!(effect, owner::Effect::Send { to, message: Direct::Stop(_) } if *to == stranger);
+        effects.iter().filter(|effect| stop(effect)).count()
+    };
+    // Partitions that the job does not have, and one that another runs.
+    let unknown = vec![Span { first: 1000, count: 60_000, attempt: 7 }, Span::one(0, 1)];
+    assert_eq!(stops(swarm.owner_effects(peer(1), live(unknown))), 1, "told once");
+    assert_eq!(stops(swarm.owner_effects(peer(1), owner::Input::Connected(stranger))), 0, "and forgotten");
+    swarm.now = swarm.now + 30 * SECOND;
+    assert_eq!(stops(swarm.owner_effects(peer(1), owner::Input::Tick)), 0);
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::crypto::{Crypto, Domain, Signed};
 use crate::message::{
-    Announcements, AwardOrder, Direct, Facts, FaultClass, Outcome, Phase, ReceiptGroup, ResultInfo,
+    Announcements, AwardOrder, Block, Direct, Facts, FaultClass, Outcome, Phase, ReceiptGroup, ResultInfo,
     SealedGroup, StopOrder, Usage,
 };
 use crate::owner::{self, Held, JobView, Keep, NewJob, Owner};
@@ -279,6 +279,17 @@ impl Swarm {
         }
     }
 
+    /// Ends a node as its user does: executions are ended first, and the worker hears of that.
+    pub(crate) fn stop(&mut self, me: PeerId) {
+        self.worker(me, worker::Input::Leaving);
+        for execution in self.running(me) {
+            self.nodes.get_mut(&me).expect("a node").running.remove(&execution);
+            self.ended(me, execution, Outcome::Fault(FaultClass::Node, "stopped: the node stopped".into()));
+        }
+        self.deliver();
+        self.kill(me);
+    }
+
     /// Cuts the connection between two nodes, or heals it.
     pub(crate) fn cut(&mut self, one: PeerId, two: PeerId) {
         for (me, other) in [(one, two), (two, one)] {
@@ -423,15 +434,20 @@ impl Swarm {
     }
 
     fn ended(&mut self, me: PeerId, execution: ExecutionKey, outcome: Outcome) {
-        let result = matches!(outcome, Outcome::Exit(_)).then(|| ResultInfo {
-            cid: cid(format!("result {}", execution.partition).as_bytes()),
-            size: 100,
+        // A small result, of which the receipt carries all there is.
+        let bytes = format!("result {}", execution.partition).into_bytes();
+        let block = Block { cid: cid(&bytes), bytes: bytes.into() };
+        let blocks: Vec<Block> = matches!(outcome, Outcome::Exit(_)).then_some(block).into_iter().collect();
+        let result = blocks.first().map(|block| ResultInfo {
+            cid: block.cid,
+            size: block.bytes.len() as u64,
             published: String::new(),
         });
         let end = End {
             outcome,
             result,
-            blocks: Vec::new(),
+            blocks,
+            stored: false,
             usage: Usage::default(),
             started_ms: self.now.wall / 1_000_000,
             ran_ms: 1,
@@ -497,10 +513,11 @@ impl Swarm {
                     }
                 }
                 owner::Effect::Hold(hold) if self.holds => {
+                    let came = |cid: &Cid| hold.blocks.iter().any(|block| block.cid == *cid);
                     let held = |item: &owner::HoldItem| Held {
                         partition: item.partition,
                         attempt: item.attempt,
-                        result: Ok(()),
+                        result: if came(&item.result.cid) { Ok(()) } else { Err("nobody has it".into()) },
                     };
                     let results = hold.items.iter().map(held).collect();
                     self.queue.push_back(Event::Held(me, hold.job, hold.version, results));

@@ -178,6 +178,37 @@ fn an_award_by_another_than_the_owner_is_dropped_counted_and_held_against_its_se
 }
 
 #[test]
+fn an_award_that_names_a_partition_twice_or_too_many_is_malformed() {
+    let mut scene = Scene::new(2);
+    for spans in [
+        vec![Span::one(0, 1), Span::one(0, 1)],
+        vec![Span { first: 0, count: 3, attempt: 1 }, Span::one(2, 2)],
+        vec![Span::one(5, 1), Span::one(4, 1)],
+    ] {
+        let mut order = scene.order(1, 5, (0, 1, 1));
+        order.spans = spans;
+        assert_eq!(starts(&scene.award(peer(2), &order)), []);
+    }
+    let mut order = scene.order(1, 5, (0, 1, 1));
+    (order.count, order.spans) = (100_000, vec![Span { first: 0, count: 100_000, attempt: 1 }]);
+    assert_eq!(starts(&scene.award(peer(2), &order)), []);
+    assert!(scene.swarm.penalised.iter().all(|penalised| *penalised == (peer(2), "malformed award")));
+    assert_eq!(scene.swarm.penalised.len(), 4);
+}
+
+#[test]
+fn an_owner_that_asks_for_a_lease_of_nothing_gets_no_storm_of_renewals() {
+    let mut scene = Scene::new(2);
+    scene.swarm.program = std::sync::Arc::new(|_, _| (100 * SECOND, Outcome::Exit(0)));
+    let mut order = scene.order(1, 5, (0, 1, 1));
+    order.lease_ms = 0;
+    scene.award(peer(2), &order);
+    assert_eq!(scene.swarm.started.len(), 1);
+    scene.swarm.run(30 * SECOND);
+    assert!(scene.swarm.sent.get("renew").is_none_or(|count| *count < 30), "{:?}", scene.swarm.sent);
+}
+
+#[test]
 fn an_award_of_an_older_epoch_or_attempt_is_refused() {
     let mut scene = Scene::new(4);
     let order = scene.order(1, 5, (0, 1, 3));

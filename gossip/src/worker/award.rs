@@ -23,8 +23,9 @@ const MAX_CREDIT: u64 = 512;
 /// Executions of all jobs that this worker holds at most.
 const MAX_EXECUTIONS: usize = 16_384;
 
-/// Job versions that this worker holds at most.
+/// Job versions that this worker works for at most, and of which it holds anything at all.
 const MAX_JOBS: usize = 2048;
+const MAX_KNOWN_JOBS: usize = 16_384;
 
 /// Job versions whose fences are remembered, and ranges of one of them.
 const MAX_FENCED: usize = 4096;
@@ -34,7 +35,15 @@ const MAX_FENCE_RANGES: usize = 16_384;
 const UNKNOWN_LEASE: Duration = Duration::from_secs(300);
 
 /// Longest lease that is honoured.
-pub(super) const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// Shortest: renewals, three in each, stay rare whatever an owner asks for.
+const MIN_LEASE: Duration = Duration::from_secs(5);
+
+/// A lease within what is honoured.
+pub(super) fn honoured(lease_ms: u64) -> Duration {
+    Duration::from_millis(lease_ms).clamp(MIN_LEASE, MAX_LEASE)
+}
 
 /// The newest fence seen of each partition of a job version.
 #[derive(Debug)]
@@ -91,7 +100,7 @@ impl Worker {
             return Some(DeclineCode::OldFence);
         }
         let now_ms = now.boot / 1_000_000;
-        let lease_ms = order.lease_ms.min(millis(MAX_LEASE));
+        let lease_ms = millis(honoured(order.lease_ms));
         let current = order.answers.start == self.start
             && order.answers.at_ms <= now_ms
             && now_ms - order.answers.at_ms <= lease_ms;
@@ -113,7 +122,7 @@ impl Worker {
         }
         let facts = award.facts.clone().ok_or((DeclineCode::NoSpec, String::new()))?;
         self.can_run(from, &facts)?;
-        if self.jobs.len() >= MAX_JOBS && !self.jobs.contains_key(&key) {
+        if !self.jobs.contains_key(&key) && self.is_full_of_jobs() {
             return Err((DeclineCode::Busy, "it holds too many jobs".to_owned()));
         }
         if award.spec.as_ref().is_some_and(|spec| !is_content(&order.spec, spec)) {
@@ -132,6 +141,12 @@ impl Worker {
         };
         self.jobs.entry(key).or_insert_with(|| Job::new(from, None)).terms = Some(terms);
         Ok(())
+    }
+
+    /// Jobs that run here are few; those of which owners have yet to hear the end may be many.
+    fn is_full_of_jobs(&self) -> bool {
+        let at_work = || self.jobs.values().filter(|job| !job.executions.is_empty()).count();
+        self.jobs.len() >= MAX_KNOWN_JOBS || self.jobs.len() >= MAX_JOBS && at_work() >= MAX_JOBS
     }
 
     /// Takes what is current and fits; answers for all of it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::job::{ExecutionKey, Fence, PeerId, Resources, Time};
 
 use super::job::{Job, Pending, UNSEALED};
+use super::receipt::MAX_CARRIED_BYTES;
 use super::{Effect, End, JobKey, Part, Start, Timer, Worker, execution_key, job_key, millis, part};
 use crate::bug::Bug;
 use crate::message::{FaultClass, Outcome, Phase, Receipt, cut};
@@ -139,8 +140,12 @@ impl Worker {
     fn start(&mut self, now: Time, queued: Queued, out: &mut Vec<Effect>) {
         let (key, part) = (queued.job, queued.part);
         let timeout = self.timeout(now, key);
+        let has_room = self.carried < MAX_CARRIED_BYTES;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let (Some(terms), Some(execution)) = (&job.terms, job.executions.get_mut(&part)) else { return };
+        if !matches!(execution.stage, Stage::Queued { number } if number == queued.number) {
+            return;
+        }
         execution.stage = Stage::Started { at: now, phase: Phase::Preparing, since: now, told: false };
         execution.timeout = timeout;
         job.queued -= 1;
@@ -157,6 +162,8 @@ impl Worker {
             resources: terms.facts.resources,
             timeout,
             hints: terms.hints.clone(),
+            // What stays on its worker must be where peers can fetch it.
+            inline: has_room && !terms.keep,
         };
         let owner = job.owner;
         self.used = self.used.checked_add(&start.resources).unwrap_or(self.used);
@@ -208,6 +215,7 @@ impl Worker {
     pub(super) fn on_ended(&mut self, now: Time, id: ExecutionKey, end: End, out: &mut Vec<Effect>) {
         let (key, part) = (job_key(&id), part(&id));
         let need = self.need(key);
+        let leaving = self.leaving;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Some(execution) = job.executions.get(&part) else { return };
         let Some(started) = execution.started() else { return };
@@ -225,12 +233,9 @@ impl Worker {
                 self.settle_award(key, execution.award, out);
                 self.forget_empty(key, out);
             }
-            Stage::Ending { fate: Fate::Lost, .. } => {
-                job.lost.insert(part, execution.award);
-                let owner = job.owner;
-                self.reports.insert(owner);
-                out.push(Effect::Release { execution: id, result: end.result.map(|result| result.cid) });
-            }
+            // Its lease or owner ended; or the node stops, which is no failure of the job.
+            Stage::Ending { fate: Fate::Lost, .. } => self.lost(id, &execution, end, out),
+            Stage::Started { .. } if leaving && is_nodes(&end.outcome) => self.lost(id, &execution, end, out),
             Stage::Ending { fate: Fate::TimedOut(ref message), .. } => {
                 let outcome = Outcome::Fault(FaultClass::Timeout, message.clone());
                 job.finish(part, &execution, End { outcome, ..end }, millis(now.since(started)));
@@ -241,6 +246,15 @@ impl Worker {
                 self.ended.insert(key);
             }
         }
+    }
+
+    /// An execution that started ended without a receipt.
+    fn lost(&mut self, id: ExecutionKey, execution: &Execution, end: End, out: &mut Vec<Effect>) {
+        if let Some(job) = self.jobs.get_mut(&job_key(&id)) {
+            job.lost.insert(part(&id), execution.award);
+            self.reports.insert(job.owner);
+        }
+        out.push(Effect::Release { execution: id, result: end.result.map(|result| result.cid) });
     }
 
     pub(super) fn on_deadline(&mut self, id: ExecutionKey, out: &mut Vec<Effect>) {
@@ -360,8 +374,13 @@ impl Job {
             receipt,
             award: execution.award,
             blocks: end.blocks,
+            stored: end.stored,
             engine: cut(&end.engine),
             inputs: end.inputs,
         });
     }
+}
+
+fn is_nodes(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Fault(FaultClass::Node, _))
 }

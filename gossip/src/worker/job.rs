@@ -32,6 +32,8 @@ pub(super) struct Job {
     pub(super) lost: BTreeMap<Part, u64>,
     /// Never started and never will be, and the award each is of.
     pub(super) unstarted: BTreeMap<Part, u64>,
+    /// When what is left of it is forgotten although its owner has not heard, wall clock; set while nothing else is.
+    pub(super) until: Option<u64>,
     /// Executions that wait for capacity.
     pub(super) queued: u32,
     /// Executions that run, by when they started.
@@ -59,6 +61,7 @@ pub(super) struct Pending {
     pub(super) receipt: Receipt,
     pub(super) award: u64,
     pub(super) blocks: Vec<Block>,
+    pub(super) stored: bool,
     pub(super) engine: String,
     pub(super) inputs: Vec<Cid>,
 }
@@ -74,6 +77,7 @@ impl Job {
             offered: BTreeMap::new(),
             lost: BTreeMap::new(),
             unstarted: BTreeMap::new(),
+            until: None,
             queued: 0,
             starts: BTreeSet::new(),
             span_ms: None,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::job::{PeerId, Time};
 
-use super::award::MAX_LEASE;
+use super::award::honoured;
 use super::execution::{Execution, REPORT_AFTER, Stage};
 use super::job::Job;
 use super::{Effect, JobKey, Part, Timer, Worker, millis};
@@ -103,7 +103,7 @@ impl Worker {
         let asked = Time { boot: order.answers.at_ms.saturating_mul(1_000_000), wall: now.wall };
         let asked = if self.has_bug(|bug| bug == Bug::LeaseFromReceipt) { now } else { asked };
         let owner = self.owners.entry(from).or_default();
-        owner.lease = Duration::from_millis(order.lease_ms).min(MAX_LEASE);
+        owner.lease = honoured(order.lease_ms);
         owner.leased_from = owner.leased_from.max(asked);
         let renew = now + owner.lease / RENEWALS;
         let end = owner.leased_from + owner.lease;

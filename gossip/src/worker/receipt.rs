@@ -20,6 +20,12 @@ const MAX_BATCH_BYTES: usize = 640 << 10;
 /// What a receipt without texts takes at most, encoded.
 const RECEIPT_BYTES: usize = 256;
 
+/// What a block takes beside its bytes: never less, so that a message full of tiny ones stays within its limit.
+const BLOCK_BYTES: usize = 96;
+
+/// Bytes of results that wait in memory and in receipts' records only; beyond, results are stored as content first.
+pub(super) const MAX_CARRIED_BYTES: usize = 32 << 20;
+
 /// Receipts in one group.
 const MAX_GROUP: usize = 1024;
 
@@ -37,6 +43,8 @@ pub(super) struct Offer {
     /// Wall clock.
     pub(super) until: u64,
     pub(super) keep: bool,
+    /// Results that are nowhere else, until the owner has them.
+    pub(super) blocks: Vec<Block>,
 }
 
 /// What hangs on one receipt.
@@ -70,20 +78,42 @@ pub(super) struct OfferRecord {
     pub(super) until: u64,
     #[serde(rename = "k")]
     pub(super) keep: bool,
+    #[serde(rename = "b", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) blocks: Vec<Block>,
 }
 
 impl Offer {
     pub(super) fn left(&self) -> usize {
         self.left.len()
     }
+
+    /// Bytes of memory that it carries results in.
+    fn carried_bytes(&self) -> usize {
+        self.blocks.iter().map(block_bytes).sum()
+    }
+
+    /// Bytes that it takes in a message.
+    fn message_bytes(&self) -> usize {
+        self.group.group.len() + self.carried_bytes()
+    }
 }
 
 /// A message in the making.
 #[derive(Default)]
 struct Batch {
-    groups: Vec<(JobKey, ReceiptGroup, BTreeMap<Part, Waiting>, bool)>,
+    groups: Vec<Draft>,
     blocks: BTreeMap<Cid, Block>,
     bytes: usize,
+}
+
+/// Receipts of one job version that will be sealed together.
+struct Draft {
+    job: JobKey,
+    group: ReceiptGroup,
+    left: BTreeMap<Part, Waiting>,
+    keep: bool,
+    /// Blocks that are nowhere else; equal ones count once.
+    carried: BTreeMap<Cid, Block>,
 }
 
 impl Worker {
@@ -107,19 +137,21 @@ impl Worker {
     }
 
     fn seal(&mut self, now: Time, owner: PeerId, batch: Batch, out: &mut Vec<Effect>) {
-        let plain: Vec<ReceiptGroup> = batch.groups.iter().map(|(_, group, _, _)| group.clone()).collect();
+        let plain: Vec<ReceiptGroup> = batch.groups.iter().map(|draft| draft.group.clone()).collect();
         let sealed = SealedGroup::seal(&plain, self.identity.crypto.as_ref());
         let until = (now + self.settings.retention).wall;
-        for ((job, _, left, keep), group) in batch.groups.into_iter().zip(&sealed) {
+        for (draft, group) in batch.groups.into_iter().zip(&sealed) {
             let number = self.number();
+            let Draft { job, left, keep, carried, .. } = draft;
             if let Some(job) = self.jobs.get_mut(&job) {
                 job.offered.extend(left.keys().map(|part| (*part, number)));
             }
-            let offer = Offer { owner, job, group: group.clone(), left, until, keep };
+            let blocks = carried.into_values().collect();
+            let offer = Offer { owner, job, group: group.clone(), left, until, keep, blocks };
             if !self.has_bug(|bug| bug == Bug::ReceiptsNotRecorded) {
                 out.push(Effect::Persist(offer_record(number, &offer)));
             }
-            self.offers.insert(number, offer);
+            self.keep_offer(number, offer);
         }
         self.timers.set_earlier(Timer::Retention, now + self.settings.retention);
         self.bound_retention(out);
@@ -130,11 +162,20 @@ impl Worker {
         }
     }
 
-    /// Offers all receipts of an owner again; their results are fetched from here.
+    pub(super) fn keep_offer(&mut self, number: u64, offer: Offer) {
+        self.carried += offer.carried_bytes();
+        self.offers.insert(number, offer);
+    }
+
+    fn remove_offer(&mut self, number: u64) -> Option<Offer> {
+        let offer = self.offers.remove(&number)?;
+        self.carried -= offer.carried_bytes();
+        Some(offer)
+    }
+
+    /// Offers all receipts of an owner again, with the results that are nowhere else; the others are fetched from here.
     pub(super) fn offer_again(&mut self, now: Time, to: PeerId, out: &mut Vec<Effect>) {
-        let groups: Vec<SealedGroup> =
-            self.offers.values().filter(|offer| offer.owner == to).map(|offer| offer.group.clone()).collect();
-        if groups.is_empty() {
+        if self.offers.values().all(|offer| offer.owner != to) {
             return;
         }
         let owner = self.owners.entry(to).or_default();
@@ -145,21 +186,15 @@ impl Worker {
             return;
         }
         let stamp = self.stamp(now);
-        let (mut some, mut bytes) = (Vec::new(), 0);
-        for group in groups {
-            if !some.is_empty()
-                && (bytes + group.group.len() > MAX_BATCH_BYTES || some.len() >= MAX_RECEIPT_GROUPS)
-            {
-                let groups = std::mem::take(&mut some);
-                bytes = 0;
-                let receipts = Receipts { stamp, groups, blocks: Vec::new() };
-                out.push(Effect::Send { to, message: Direct::Receipts(receipts) });
-            }
-            bytes += group.group.len();
-            some.push(group);
+        let offers: Vec<&Offer> = self.offers.values().filter(|offer| offer.owner == to).collect();
+        for offers in messages(&offers) {
+            let groups = offers.iter().map(|offer| offer.group.clone()).collect();
+            let blocks: BTreeMap<Cid, &Block> =
+                offers.iter().flat_map(|offer| &offer.blocks).map(|block| (block.cid, block)).collect();
+            let blocks = blocks.into_values().cloned().collect();
+            let receipts = Receipts { stamp, groups, blocks };
+            out.push(Effect::Send { to, message: Direct::Receipts(receipts) });
         }
-        let receipts = Receipts { stamp, groups: some, blocks: Vec::new() };
-        out.push(Effect::Send { to, message: Direct::Receipts(receipts) });
     }
 
     /// The owner has dealt with executions: receipts, losses and refusals need not be told any more.
@@ -241,7 +276,7 @@ impl Worker {
         if waits {
             return;
         }
-        let Some(offer) = self.offers.remove(&number) else { return };
+        let Some(offer) = self.remove_offer(number) else { return };
         let key = RecordKey { job: offer.job.0, version: offer.job.1, kind: Kind::Offered, number };
         out.push(Effect::Forget(key));
         let results: Vec<(Part, Cid, u64)> = offer
@@ -259,6 +294,7 @@ impl Worker {
                     awards: offer.left.keys().map(|part| (part.0, part.1, 0)).collect(),
                     until,
                     keep: true,
+                    blocks: Vec::new(),
                 },
             )));
             self.kept.insert(number, Kept { job: offer.job, results, until });
@@ -313,14 +349,37 @@ impl Worker {
         for number in over {
             self.drop_kept(number, out);
         }
+        self.expire_losses(now, out);
         let next = self
             .offers
             .values()
             .map(|offer| offer.until)
             .chain(self.kept.values().map(|kept| kept.until))
+            .chain(self.jobs.values().filter_map(|job| job.until))
             .min();
         if let Some(next) = next {
             self.timers.set(Timer::Retention, now.at_wall(next).max(now + Duration::from_secs(1)));
+        }
+    }
+
+    /// Forgets what was lost or never started of owners that did not come back for so long.
+    fn expire_losses(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let until = (now + self.settings.retention).wall;
+        let mut over = Vec::new();
+        for (key, job) in &mut self.jobs {
+            let only_losses = job.executions.is_empty() && job.pending.is_empty() && job.offered.is_empty();
+            match job.until {
+                _ if !only_losses => job.until = None,
+                None => job.until = Some(until),
+                Some(until) if until <= now.wall => over.push(*key),
+                Some(_) => {}
+            }
+        }
+        for key in over {
+            let Some(job) = self.jobs.get_mut(&key) else { continue };
+            job.lost.clear();
+            job.unstarted.clear();
+            self.forget_empty(key, out);
         }
     }
 
@@ -338,7 +397,7 @@ impl Worker {
     }
 
     fn drop_offer(&mut self, number: u64, out: &mut Vec<Effect>) {
-        let Some(offer) = self.offers.remove(&number) else { return };
+        let Some(offer) = self.remove_offer(number) else { return };
         let key = offer.job;
         out.push(Effect::Forget(RecordKey { job: key.0, version: key.1, kind: Kind::Offered, number }));
         for (part, waiting) in offer.left {
@@ -369,7 +428,7 @@ fn pack(batches: &mut Vec<Batch>, key: JobKey, job: &Job, me: PeerId, pending: P
         crate::message::Outcome::Exit(_) => 0,
         crate::message::Outcome::Fault(_, message) => message.len(),
     };
-    let blocks: usize = pending.blocks.iter().map(|block| block.bytes.len() + 64).sum();
+    let blocks: usize = pending.blocks.iter().map(block_bytes).sum();
     let published = pending.receipt.result.as_ref().map_or(0, |result| result.published.len());
     let bytes = RECEIPT_BYTES + text + published + blocks;
     let full =
@@ -379,11 +438,10 @@ fn pack(batches: &mut Vec<Batch>, key: JobKey, job: &Job, me: PeerId, pending: P
     }
     let Some(batch) = batches.last_mut() else { return };
     batch.bytes += bytes;
-    batch.blocks.extend(pending.blocks.into_iter().map(|block| (block.cid, block)));
     let fits = |group: &ReceiptGroup| {
         group.engine == pending.engine && group.inputs == pending.inputs && group.receipts.len() < MAX_GROUP
     };
-    if !batch.groups.last().is_some_and(|(of, group, _, _)| *of == key && fits(group)) {
+    if !batch.groups.last().is_some_and(|draft| draft.job == key && fits(&draft.group)) {
         let group = ReceiptGroup {
             job: key.0,
             version: key.1,
@@ -393,12 +451,36 @@ fn pack(batches: &mut Vec<Batch>, key: JobKey, job: &Job, me: PeerId, pending: P
             engine: pending.engine,
             receipts: Vec::new(),
         };
-        batch.groups.push((key, group, BTreeMap::new(), terms.keep));
+        let (left, carried) = (BTreeMap::new(), BTreeMap::new());
+        batch.groups.push(Draft { job: key, group, left, keep: terms.keep, carried });
     }
-    if let Some((_, group, left, _)) = batch.groups.last_mut() {
-        left.insert(part_of(&pending.receipt), waiting(&pending.receipt, pending.award));
-        group.receipts.push(pending.receipt);
+    let Some(draft) = batch.groups.last_mut() else { return };
+    draft.left.insert(part_of(&pending.receipt), waiting(&pending.receipt, pending.award));
+    draft.group.receipts.push(pending.receipt);
+    if !pending.stored {
+        draft.carried.extend(pending.blocks.iter().map(|block| (block.cid, block.clone())));
     }
+    batch.blocks.extend(pending.blocks.into_iter().map(|block| (block.cid, block)));
+}
+
+/// Splits offers into messages, each within what one may hold.
+fn messages<'a>(offers: &'a [&'a Offer]) -> Vec<&'a [&'a Offer]> {
+    let (mut messages, mut first, mut bytes) = (Vec::new(), 0, 0);
+    for (index, offer) in offers.iter().enumerate() {
+        let size = offer.message_bytes();
+        if index > first && (bytes + size > MAX_BATCH_BYTES || index - first >= MAX_RECEIPT_GROUPS) {
+            messages.extend(offers.get(first..index));
+            (first, bytes) = (index, 0);
+        }
+        bytes += size;
+    }
+    messages.extend(offers.get(first..));
+    messages
+}
+
+/// Bytes of a block in a message and in memory, with its CID and frame.
+fn block_bytes(block: &Block) -> usize {
+    block.bytes.len() + BLOCK_BYTES
 }
 
 pub(super) fn part_of(receipt: &Receipt) -> Part {
@@ -423,6 +505,7 @@ fn take_range(map: &mut BTreeMap<Part, u64>, first: u32, end: u32, attempt: u32)
 fn offer_record(number: u64, offer: &Offer) -> Record {
     let key = RecordKey { job: offer.job.0, version: offer.job.1, kind: Kind::Offered, number };
     let awards = offer.left.iter().map(|(part, waiting)| (part.0, part.1, waiting.award)).collect();
-    let group = offer.group.clone();
-    Record::new(key, &OfferRecord { owner: offer.owner, group, awards, until: offer.until, keep: offer.keep })
+    let (group, blocks) = (offer.group.clone(), offer.blocks.clone());
+    let Offer { owner, until, keep, .. } = *offer;
+    Record::new(key, &OfferRecord { owner, group, awards, until, keep, blocks })
 }

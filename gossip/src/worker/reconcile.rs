@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ::job::{Fence, JobId, PeerId, Time};
 
-use super::{Effect, JobKey, Part, Worker};
+use super::{Effect, JobKey, Part, Timer, Worker};
 use crate::crypto::Signed;
 use crate::message::{Direct, JobAsked, JobLive, Live, Reconcile, pages};
 use crate::range::spans;
@@ -73,7 +73,11 @@ impl Worker {
         newest: Option<Signed>,
         out: &mut Vec<Effect>,
     ) {
-        for jobs in pages(jobs, JobLive::weight) {
+        let mut pages = pages(jobs, JobLive::weight);
+        if pages.is_empty() && answers != 0 {
+            pages.push(Vec::new()); // a question gets an answer
+        }
+        for jobs in pages {
             let live = Live { answers, stamp: self.stamp(now), jobs, newest: newest.clone() };
             out.push(Effect::Send { to, message: Direct::Live(live) });
         }
@@ -82,6 +86,7 @@ impl Worker {
     /// Tells owners at once what was lost or will never start; renewals repeat it until they have heard.
     pub(super) fn report_changes(&mut self, now: Time, out: &mut Vec<Effect>) {
         for owner in std::mem::take(&mut self.reports) {
+            self.timers.set_earlier(Timer::Retention, now + self.settings.retention);
             if self.is_connected(owner) {
                 self.send_live(now, owner, 0, self.live_jobs(now, owner, false), None, out);
             }

@@ -1,12 +1,12 @@
 //! Records of the worker, and its way back from them: what ran is lost, what ended is offered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use ::job::{JobId, PeerId, Resources, Time};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::award::honoured;
 use super::job::Job;
 use super::lease::Owner;
 use super::receipt::{Kept, Offer, OfferRecord, part_of, waiting};
@@ -130,6 +130,7 @@ impl Worker {
             used: Resources::ZERO,
             running: 0,
             offers: BTreeMap::new(),
+            carried: 0,
             kept: BTreeMap::new(),
             timers: Timers::default(),
             next_number: 0,
@@ -153,8 +154,8 @@ impl Worker {
                 job.offered.insert(part, key.number);
             }
         }
-        let OfferRecord { owner, group, until, keep, .. } = record;
-        self.offers.insert(key.number, Offer { owner, job: job_key, group, left, until, keep });
+        let OfferRecord { owner, group, until, keep, blocks, .. } = record;
+        self.keep_offer(key.number, Offer { owner, job: job_key, group, left, until, keep, blocks });
         self.owners.entry(owner).or_default();
         Ok(())
     }
@@ -175,7 +176,7 @@ impl Worker {
         let owner = self.owners.entry(record.owner).or_default();
         owner.epoch = record.epoch;
         owner.newest = record.newest;
-        owner.lease = Duration::from_millis(record.lease_ms);
+        owner.lease = honoured(record.lease_ms);
     }
 
     /// What was accepted and has no receipt was lost if it had started, else it never will.

@@ -177,6 +177,9 @@ pub struct End {
     /// All blocks of the result when they are at most
     /// [`MAX_INLINE_RESULT_BYTES`](crate::message::MAX_INLINE_RESULT_BYTES), else none.
     pub blocks: Vec<Block>,
+    /// The result is in this node's content, pinned for the execution; else `blocks` are all there is of it, and
+    /// the receipt's record keeps them.
+    pub stored: bool,
     /// What it used.
     pub usage: Usage,
     /// When it started, wall clock in milliseconds.
@@ -274,6 +277,8 @@ pub struct Start {
     pub timeout: Duration,
     /// Peers that may hold its inputs, the owner among them.
     pub hints: Vec<PeerId>,
+    /// A small result need not be stored here: its receipt may carry all of it.
+    pub inline: bool,
 }
 
 /// What the shell is to do, in order; records first, in one transaction.

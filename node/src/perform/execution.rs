@@ -62,6 +62,7 @@ fn empty_end(fault: Fault) -> End {
         outcome: Outcome::Fault(fault.class, fault.message),
         result: None,
         blocks: Vec::new(),
+        stored: true,
         usage: Usage::default(),
         started_ms: 0,
         ran_ms: 0,

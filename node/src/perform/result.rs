@@ -1,5 +1,6 @@
 //! What an execution leaves: one directory with `stdout`, `stderr`, `exitCode` and a folder per result
-//! path, as content. A small one travels inside the receipt and never touches this node's disk.
+//! path, as content. A small one travels inside the receipt, and until its owner has it the receipt's record is
+//! where it is kept: it never becomes content of this node.
 
 use std::path::Path;
 
@@ -31,20 +32,21 @@ pub async fn collect(
     };
     let published = publish(bench, order, task, ended, exit_code).await;
     remove_work_dir(&task.work_dir).await;
-    let (result, blocks) = match (published, &outcome) {
-        (Ok((result, blocks)), _) => (Some(result), blocks),
+    let (result, blocks, stored) = match (published, &outcome) {
+        (Ok(published), _) => (Some(published.result), published.blocks, published.stored),
         (Err(error), Outcome::Exit(0)) => {
             return Err(Fault::new(FaultClass::Node, format!("the result could not be published: {error}")));
         }
         (Err(error), _) => {
             warn!(%error, "the output of a failed execution could not be published");
-            (None, Vec::new())
+            (None, Vec::new(), true)
         }
     };
     Ok(End {
         outcome,
         result,
         blocks,
+        stored,
         usage: Usage { cpu_ms: millis(ended.usage.cpu), memory: ended.usage.peak_memory_bytes, disk: 0 },
         started_ms: 0,
         ran_ms: 0,
@@ -81,8 +83,22 @@ fn outcome(ended: &Ended, task: &Task, stopped: Option<&str>) -> Outcome {
     }
 }
 
-/// The result's name and, when it is small, all of its blocks.
-type Published = (ResultInfo, Vec<Block>);
+/// A result, and all of its blocks when it is small.
+struct Published {
+    result: ResultInfo,
+    blocks: Vec<Block>,
+    /// It is in this node's content; else the receipt carries all there is.
+    stored: bool,
+}
+
+impl Published {
+    fn new(added: &Added, blocks: Vec<storage::Block>, stored: bool) -> Self {
+        let result = ResultInfo { cid: added.cid, size: added.size, published: String::new() };
+        let blocks =
+            blocks.into_iter().map(|block| Block { cid: block.cid, bytes: block.data.to_vec().into() });
+        Published { result, blocks: blocks.collect(), stored }
+    }
+}
 
 async fn publish(
     bench: &Bench,
@@ -92,13 +108,14 @@ async fn publish(
     exit_code: i32,
 ) -> Result<Published, FetchFault> {
     let code = Bytes::from(exit_code.to_string());
-    if task.outputs.is_empty()
+    if order.inline
+        && task.outputs.is_empty()
         && let (Kept::Inline(stdout), Kept::Inline(stderr)) = (&ended.stdout.kept, &ended.stderr.kept)
         && stdout.len() + stderr.len() < MAX_INLINE_RESULT_BYTES / 2
     {
         let files = [("exitCode", &code[..]), ("stderr", &stderr[..]), ("stdout", &stdout[..])];
         let (added, blocks) = crate::content::small_tree(&files)?;
-        return Ok((info(&added), blocks.into_iter().map(block).collect()));
+        return Ok(Published::new(&added, blocks, false));
     }
     report(bench, order.execution, Phase::Publishing, (ended.stdout.length, ended.stderr.length)).await;
     publish_large(bench, order, task, ended, code).await
@@ -126,7 +143,7 @@ async fn publish_large(
     }
     let added = content.add_result(order.execution, &entries).await?;
     let blocks = content.blocks_of(added.cid, MAX_INLINE_RESULT_BYTES).await?;
-    Ok((info(&added), blocks.unwrap_or_default().into_iter().map(block).collect()))
+    Ok(Published::new(&added, blocks.unwrap_or_default(), true))
 }
 
 async fn add_stream(bench: &Bench, stream: &Captured) -> Result<Added, FetchFault> {
@@ -134,14 +151,6 @@ async fn add_stream(bench: &Bench, stream: &Captured) -> Result<Added, FetchFaul
         Kept::Inline(bytes) => bench.content.add_bytes(bytes.clone()).await,
         Kept::File(path) => bench.content.add_path(path).await,
     }
-}
-
-fn info(added: &Added) -> ResultInfo {
-    ResultInfo { cid: added.cid, size: added.size, published: String::new() }
-}
-
-fn block(block: storage::Block) -> Block {
-    Block { cid: block.cid, bytes: block.data.to_vec().into() }
 }
 
 async fn remove_work_dir(dir: &Path) {

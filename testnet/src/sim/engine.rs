@@ -56,6 +56,8 @@ pub(crate) struct Container {
     pub may_run: Option<u64>,
     pub result: Option<Cid>,
     pub result_size: u64,
+    /// A small result is only in its receipt.
+    pub inline: bool,
 }
 
 impl Container {
@@ -150,6 +152,7 @@ impl World {
             may_run: Some(timeout),
             result: None,
             result_size: plan.result_size,
+            inline: start.inline && plan.result_size <= MAX_INLINE_RESULT_BYTES as u64,
         };
         self.nodes[node].engine.containers.insert(key, container);
         let at = self.now + prepare;
@@ -214,7 +217,9 @@ impl World {
             Stage::Publishing => {
                 let cid = block_cid(&output(&key, self.seed));
                 one.result = Some(cid);
-                self.nodes[node].kept.insert(key, cid);
+                if !one.inline {
+                    self.nodes[node].kept.insert(key, cid);
+                }
                 self.finish(node, key);
             }
             Stage::Stopping => self.finish(node, key),
@@ -257,6 +262,7 @@ impl World {
             outcome,
             result,
             blocks: blocks.into_iter().collect(),
+            stored: !one.inline,
             usage: Usage { cpu_ms: ran / MILLI, memory: 1 << 20, disk: one.result_size },
             started_ms: wall.saturating_sub(ran) / MILLI,
             ran_ms: ran / MILLI,

@@ -463,6 +463,7 @@ fn end() -> worker::End {
         outcome: Outcome::Exit(0),
         result: None,
         blocks: Vec::new(),
+        stored: true,
         usage: Usage::default(),
         started_ms: 1,
         ran_ms: 1000,
