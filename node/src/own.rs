@@ -7,21 +7,27 @@ use std::time::Duration;
 use futures::StreamExt;
 use gossip::message::Block;
 use gossip::owner::{Effect, Held, Hold, HoldItem, Input, Owner, Refusal, StopRefusal};
-use job::{Cid, JobId, PeerId};
+use job::{Cid, JobId};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::content::{Content, FetchFault};
+use crate::index::Index;
 use crate::net::{Net, Role};
 use crate::shell::{Handle, Perform};
 
-/// Between attempts to bring a result whose holder is there but did not give it.
+/// Between attempts to bring a result here: at first, and at most.
 const HOLD_AGAIN: Duration = Duration::from_secs(1);
-/// Attempts before the machine is told that the result cannot be had.
+const HOLD_AGAIN_MOST: Duration = Duration::from_secs(5);
+/// How long a result is waited for whose worker does not give it: as long as a lost lease takes to be given up (DESIGN
+/// section 4: a lease and then unknown).
+const HOLD_PATIENCE: Duration = Duration::from_secs(90);
+/// Attempts for the result of a job that has ended.
 const HOLD_ATTEMPTS: u32 = 3;
-/// Results of one job that are fetched at once.
+/// Results that are fetched at once.
 const HOLDS_AT_ONCE: usize = 16;
 /// Small results that come together are published one by one in the DHT up to this many: thousands of them
 /// are found by asking the owner, and would only fill other peers' tables.
@@ -110,7 +116,7 @@ pub struct OwnerEffects {
     /// For answers.
     pub desk: Arc<Desk>,
     /// Told of jobs' states, for lists.
-    pub index: Arc<crate::index::Index>,
+    pub index: Arc<Index>,
     /// The way back.
     pub owner: Handle<Owner>,
     /// Counts what runs.
@@ -157,9 +163,10 @@ impl OwnerEffects {
     /// Small results of all holds of a batch are stored in one go; the others are fetched.
     fn hold(&self, holds: Vec<Hold>) {
         let (content, owner, cancel) = (self.content.clone(), self.owner.clone(), self.cancel.clone());
+        let index = Arc::clone(&self.index);
         self.tracker.spawn(async move {
             tokio::select! {
-                () = hold_all(&content, &owner, holds) => {}
+                () = hold_all(&content, &index, &owner, holds) => {}
                 // After a restart the machine asks again.
                 () = cancel.cancelled() => {}
             }
@@ -167,34 +174,71 @@ impl OwnerEffects {
     }
 }
 
-async fn hold_all(content: &Content, owner: &Handle<Owner>, holds: Vec<Hold>) {
+/// What came along is stored first: it waits for no other worker's link.
+async fn hold_all(content: &Content, index: &Index, owner: &Handle<Owner>, holds: Vec<Hold>) {
+    let mut away = Vec::new();
     for hold in holds {
-        hold_one(content, owner, hold).await;
+        let (job, version, from) = (hold.job, hold.version, hold.from);
+        let rest = hold_given(content, index, owner, hold).await;
+        away.extend(rest.into_iter().map(|item| (job, version, from, item)));
+    }
+    let fetches = away.into_iter().map(|(job, version, from, item)| async move {
+        let hints = [from];
+        let result = patiently(index, job, || content.hold(job, item.result.cid, &hints)).await;
+        (job, version, held(&item, result.map_err(|error| error.to_string())))
+    });
+    let mut fetched = futures::stream::iter(fetches).buffer_unordered(HOLDS_AT_ONCE);
+    while let Some((job, version, held)) = fetched.next().await {
+        report(owner, job, version, vec![held]).await;
     }
 }
 
-async fn hold_one(content: &Content, owner: &Handle<Owner>, hold: Hold) {
-    let (job, version, from) = (hold.job, hold.version, hold.from);
+/// Stores the results whose blocks came with their receipts; gives the others back.
+async fn hold_given(content: &Content, index: &Index, owner: &Handle<Owner>, hold: Hold) -> Vec<HoldItem> {
+    let (job, version) = (hold.job, hold.version);
     let given: HashSet<Cid> = hold.blocks.iter().map(|block| block.cid).collect();
     let (here, away): (Vec<HoldItem>, Vec<HoldItem>) =
         hold.items.into_iter().partition(|item| given.contains(&item.result.cid));
-    if !here.is_empty() {
-        let roots: Vec<Cid> = here.iter().map(|item| item.result.cid).collect();
-        let blocks = hold.blocks.iter().map(stored_block).collect();
-        let held_all = content.hold_blocks(job, blocks, &roots).await.map_err(|error| error.to_string());
-        if roots.len() <= PROVIDED {
-            roots.iter().for_each(|root| content.provide(*root));
-        }
-        let results = here.into_iter().map(|item| held(&item, held_all.clone())).collect();
-        report(owner, job, version, results).await;
+    if here.is_empty() {
+        return away;
     }
-    let fetches = away.into_iter().map(|item| async move {
-        let result = fetch(content, job, &item, from).await.map_err(|error| error.to_string());
-        held(&item, result)
-    });
-    let mut fetched = futures::stream::iter(fetches).buffer_unordered(HOLDS_AT_ONCE);
-    while let Some(held) = fetched.next().await {
-        report(owner, job, version, vec![held]).await;
+    let roots: Vec<Cid> = here.iter().map(|item| item.result.cid).collect();
+    let blocks: Vec<storage::Block> = hold.blocks.iter().map(stored_block).collect();
+    let stored = patiently(index, job, || content.hold_blocks(job, blocks.clone(), &roots)).await;
+    let stored = stored.map_err(|error| error.to_string());
+    if roots.len() <= PROVIDED {
+        roots.iter().for_each(|root| content.provide(*root));
+    }
+    let results = here.into_iter().map(|item| held(&item, stored.clone())).collect();
+    report(owner, job, version, results).await;
+    away
+}
+
+/// Tries to bring a result here as long as its worker may be expected back, and while this node itself is at fault (a
+/// full disk), without end. A job that has ended waits for no result: then a few tries are enough.
+async fn patiently<T, F>(index: &Index, job: JobId, attempt: impl Fn() -> F) -> Result<T, FetchFault>
+where
+    F: Future<Output = Result<T, FetchFault>>,
+{
+    let began = Instant::now();
+    let mut tries = 0;
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        tries += 1;
+        let is_wanted = index.get(job).is_some_and(|line| !line.summary.state.is_terminal());
+        let may_pass = match error {
+            FetchFault::Here(_) => true,
+            FetchFault::NotFound(_) => began.elapsed() < HOLD_PATIENCE,
+            FetchFault::Malformed(_) => false,
+        };
+        if if is_wanted { !may_pass } else { tries >= HOLD_ATTEMPTS } {
+            return Err(error);
+        }
+        debug!(%job, %error, "result not here yet");
+        tokio::time::sleep(HOLD_AGAIN.saturating_mul(tries).min(HOLD_AGAIN_MOST)).await;
     }
 }
 
@@ -212,20 +256,5 @@ async fn report(owner: &Handle<Owner>, job: JobId, version: u32, results: Vec<He
     }
     if owner.input(Input::Held { job, version, results }).await.is_err() {
         debug!("the node stops; the results are asked for again");
-    }
-}
-
-/// Brings a result that did not travel along. What may pass (a peer that is just coming back) is tried
-/// again a few times.
-async fn fetch(content: &Content, job: JobId, item: &HoldItem, from: PeerId) -> Result<(), FetchFault> {
-    let mut attempt = 1;
-    loop {
-        match content.hold(job, item.result.cid, &[from]).await {
-            Ok(()) => return Ok(()),
-            Err(error) if attempt >= HOLD_ATTEMPTS => return Err(error),
-            Err(error) => debug!(%job, cid = %item.result.cid, %error, "result not here yet"),
-        }
-        attempt += 1;
-        tokio::time::sleep(HOLD_AGAIN).await;
     }
 }

@@ -287,7 +287,8 @@ impl Ledger {
                 seq += 1;
                 if fate.last && !self.committed.contains(partition) {
                     self.failed.insert(partition, partition + 1);
-                    if ended {
+                    // The mark of a partition that nobody else would run has no words of its own.
+                    if ended && !fate.message.is_empty() {
                         self.ended_by.insert(partition, span.attempt);
                     }
                 }

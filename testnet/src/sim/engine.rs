@@ -227,6 +227,18 @@ impl World {
         }
     }
 
+    /// The node stops, and ends what it runs first.
+    pub fn end_everything(&mut self, node: usize) {
+        let all = &self.nodes[node].engine.containers;
+        let keys: Vec<ExecutionKey> = all.iter().filter(|(_, one)| one.live()).map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(one) = self.nodes[node].engine.containers.get_mut(&key) {
+                one.stage = Stage::Stopping;
+            }
+            self.finish(node, key);
+        }
+    }
+
     fn finish(&mut self, node: usize, key: ExecutionKey) {
         let Some(one) = self.nodes[node].engine.containers.get_mut(&key) else { return };
         if one.stage == Stage::Stopping {

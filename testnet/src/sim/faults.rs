@@ -18,6 +18,7 @@ impl World {
         }
         match trouble {
             Trouble::Kill { node, back_after, reboot } => self.kill(*node, *back_after, *reboot),
+            Trouble::Stop { node } => self.stop(*node),
             Trouble::Pause { node, span } => self.sleep(*node, false, *span),
             Trouble::Suspend { node, span } => self.sleep(*node, true, *span),
             Trouble::Split { side, span, one_way } => self.split(side, *span, *one_way),
@@ -58,6 +59,14 @@ impl World {
         self.maybe_silent();
         if let Some(after) = back_after {
             self.queue.push(self.now + after, Event::Restart { node });
+        }
+    }
+
+    /// A process is told to stop.
+    fn stop(&mut self, node: usize) {
+        if self.nodes[node].life == Life::Up {
+            self.tell_worker(node, gossip::worker::Input::Leaving);
+            self.end_everything(node);
         }
     }
 

@@ -112,6 +112,8 @@ pub(crate) struct Fault {
 pub(crate) enum Trouble {
     /// The process is killed; it comes back after this long (None: never). `reboot`: the machine went down with it.
     Kill { node: usize, back_after: Option<u64>, reboot: bool },
+    /// The process is told to stop: it takes nothing more and ends what it runs. A kill follows.
+    Stop { node: usize },
     /// The process handles nothing for so long (SIGSTOP); clocks and containers go on.
     Pause { node: usize, span: u64 },
     /// The machine sleeps: nothing runs, the boot clock goes on.
@@ -253,6 +255,13 @@ fn faults(rng: &mut Rng, nodes: &[NodePlan], heal_at: u64) -> Vec<Fault> {
         let back_after = rng.pick(&[50 * MILLI, SECOND, SPANS[0], SPANS[1], SPANS[2]]);
         let what = Trouble::Kill { node: any(rng), back_after: Some(back_after), reboot: rng.chance(300) };
         faults.push(Fault { at: when(rng), what });
+    }
+    if rng.chance(250) {
+        let (node, at) = (any(rng), when(rng));
+        faults.push(Fault { at, what: Trouble::Stop { node } });
+        let back_after = Some(rng.pick(&[SECOND, SPANS[0], SPANS[1]]));
+        let what = Trouble::Kill { node, back_after, reboot: false };
+        faults.push(Fault { at: at + 500 * MILLI, what });
     }
     // One worker may be lost for good, never the owners nor the one that can run everything.
     if nodes.len() > 3 && rng.chance(150) {
