@@ -3,6 +3,12 @@
 //!
 //! This crate is pure. It reads no clock, opens no file or socket and knows nothing of peers'
 //! addresses or disks: text and values in, values and errors out.
+//!
+//! ```
+//! let text = b"Type: batch\nCuont: 3\nTasks: [{Name: main, Engine: {Type: wasm, Params: {EntryModule: hello}}}]";
+//! let errors = job::JobSpec::from_text(text).unwrap_err().to_string();
+//! assert!(errors.contains("Cuont") && errors.contains("Count"), "named, with the nearest name: {errors}");
+//! ```
 
 pub mod constraint;
 pub mod content;

@@ -5,6 +5,13 @@
 //! the exchange that drives it).
 //!
 //! It schedules nothing, never names the network's types, and trusts no byte that it did not hash.
+//!
+//! ```
+//! let block = storage::Block::raw(&b"hello"[..]);
+//! assert_eq!(block.cid.to_string(), "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq");
+//! ```
+//!
+//! [`store`] begins with a longer example.
 
 #![allow(clippy::result_large_err, reason = "errors name CIDs, which have 100 bytes and are not worth a box")]
 
