@@ -116,8 +116,10 @@ async fn repeated(app: &App, id: JobId, version: u32, spec: &JobSpec) -> Result<
     if view.spec_cid == spec.spec_cid() {
         return Ok(Naming::Known { id, version });
     }
-    Err(ApiError::conflict(format!("the idempotency token belongs to another job, version {version} of {id}"))
-        .hint("send a new token with every new job"))
+    Err(ApiError::conflict(format!(
+        "the idempotency token belongs to another job, version {version} of {id}"
+    ))
+    .hint("send a new token with every new job"))
 }
 
 /// A job of this name exists: the spec is its next version, unless nothing changed.
