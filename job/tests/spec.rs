@@ -311,6 +311,39 @@ fn what_no_worker_could_run_is_refused_before_it_is_a_job() {
 }
 
 #[test]
+fn numbers_are_read_as_any_language_writes_them_or_refused_with_their_reason() {
+    let counted = |count: &str| {
+        let text = serde_json::to_string(&wasm_job(json!({}))).expect("JSON");
+        JobSpec::from_text(text.replacen('{', &format!("{{\"Count\":{count},"), 1).as_bytes())
+    };
+    for (text, count) in [("3", 3), ("3.0", 3), ("1e3", 1000)] {
+        assert_eq!(counted(text).map(|spec| spec.count), Ok(count), "{text}");
+    }
+    for (text, reason) in [
+        ("1.5", "Count: invalid type: 'float' expected: 'int'"),
+        ("1e30", "Count: job count 4294967295 is out of range"),
+        ("1000000000000000000000000000000", "is out of range"),
+        ("-1e30", "Count: job count must be >= 0"),
+        ("1e400", "cannot be read: a number that is too large"),
+        ("-0", "job count 0 is out of range"),
+    ] {
+        let report = counted(text).map(|_| ()).unwrap_err().to_string();
+        assert!(report.contains(reason), "{text}: {report}");
+    }
+    let least = JobSpec::from_api_value(&wasm_job(json!({"Resources": {"CPU": "0.0001"}})));
+    assert!(least.unwrap_err().to_string().contains("\"0.0001\" is less than the smallest amount"));
+}
+
+#[test]
+fn names_that_turn_the_text_around_them_are_refused() {
+    let mut job = wasm_job(json!({}));
+    job["Name"] = json!("txt\u{202e}gpj");
+    assert!(JobSpec::from_api_value(&job).unwrap_err().to_string().contains("control character"));
+    job["Name"] = json!("corrente \u{1f30a} é");
+    assert!(JobSpec::from_api_value(&job).is_ok());
+}
+
+#[test]
 fn constraints_that_no_announcement_holds_are_refused() {
     let constrained = |values: usize| {
         let mut job = wasm_job(json!({}));

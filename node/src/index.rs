@@ -9,6 +9,7 @@ use job::JobId;
 use job::state::JobState;
 use tokio::sync::watch;
 
+use crate::locate::Heard;
 use crate::submit::naming::Claims;
 
 /// Jobs that the index keeps; the oldest that ended leave first. About 400 bytes each.
@@ -40,6 +41,8 @@ pub enum Named {
 pub struct Index {
     /// Names and tokens that submissions are busy with.
     pub claims: Claims,
+    /// What users called jobs of other peers.
+    pub heard: Heard,
     jobs: RwLock<BTreeMap<JobId, Entry>>,
     bell: watch::Sender<u64>,
 }
@@ -60,7 +63,12 @@ impl Entry {
 
 impl Default for Index {
     fn default() -> Self {
-        Index { claims: Claims::default(), jobs: RwLock::default(), bell: watch::channel(0).0 }
+        Index {
+            claims: Claims::default(),
+            heard: Heard::default(),
+            jobs: RwLock::default(),
+            bell: watch::channel(0).0,
+        }
     }
 }
 

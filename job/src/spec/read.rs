@@ -262,15 +262,21 @@ fn amount(
 ) -> u64 {
     let Some(node) = fields.take(name) else { return 0 };
     let Some(text) = node.amount(sink).filter(|text| !text.trim().is_empty()) else { return 0 };
-    parse(&text).unwrap_or_else(|| {
-        let what = if name.len() == 3 { name.to_owned() } else { name.to_lowercase() };
-        sink.add_broken(
-            &node.path,
-            format!("invalid {what} value: {}", shown(&text)),
-            Some(format!("write {allowed}")),
-        );
-        0
-    })
+    let is_more_than_nothing = text.contains(|c: char| matches!(c, '1'..='9'));
+    match parse(&text) {
+        Some(0) if is_more_than_nothing => {
+            let message = format!("{} is less than the smallest amount there is", shown(&text));
+            sink.add_broken(&node.path, message, Some(format!("write {allowed}")));
+            0
+        }
+        Some(amount) => amount,
+        None => {
+            let what = if name.len() == 3 { name.to_owned() } else { name.to_lowercase() };
+            let message = format!("invalid {what} value: {}", shown(&text));
+            sink.add_broken(&node.path, message, Some(format!("write {allowed}")));
+            0
+        }
+    }
 }
 
 fn network(fields: &mut Fields<'_>, sink: &mut Sink) -> Network {

@@ -434,7 +434,7 @@ fn size(spec: &JobSpec, sink: &mut Sink) {
 fn name(path: &str, what: &str, text: &str, sink: &mut Sink) {
     if text.contains('\0') {
         sink.add(path, format!("{what} contains a null character"), None);
-    } else if text.chars().any(char::is_control) {
+    } else if text.chars().any(|c| c.is_control() || turns_text(c)) {
         sink.add(path, format!("{what} {} contains a control character", shown(text)), None);
     } else if text.len() > MAX_NAME_BYTES {
         sink.add(
@@ -443,6 +443,11 @@ fn name(path: &str, what: &str, text: &str, sink: &mut Sink) {
             None,
         );
     }
+}
+
+/// Characters that change the direction of what is written around them: a name must not disguise a line.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn at_most(path: &str, found: usize, sink: &mut Sink) {

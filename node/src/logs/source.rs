@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use gossip::owner::ExecutionView;
+use job::state::ExecutionState;
 use job::{ExecutionId, ExecutionKey, PeerId};
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -154,7 +155,10 @@ pub async fn stored(
         let skip = passed.bytes(stream);
         let unreadable =
             |error: &dyn std::error::Error| End::Broke(format!("{}: {}", stream.file(), chain(error)));
-        let mut bytes = match app.content.read(&result.cid, stream.file(), skip, &[execution.worker]).await {
+        // Of what completed, the owner has what it will ever have.
+        let comes = execution.state == ExecutionState::Failed;
+        let hints = [execution.worker];
+        let mut bytes = match app.content.read(&result.cid, stream.file(), skip, comes, &hints).await {
             Ok(bytes) => bytes,
             Err(error) => return unreadable(&error),
         };
