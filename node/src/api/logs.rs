@@ -197,15 +197,25 @@ fn stream(pieces: mpsc::Receiver<Piece>) -> impl futures::Stream<Item = Piece> {
 
 /// A body that breaks off where the output does: a client must not take a part for the whole.
 fn body(parts: impl futures::Stream<Item = Result<Bytes, Broken>> + Send + 'static) -> Body {
-    Body::from_stream(parts.inspect_err(|broken| debug!(%broken, "a client does not get all of the output")))
+    Body::from_stream(parts.then(|part| async move {
+        if let Err(broken) = &part {
+            debug!(%broken, "a client does not get all of the output");
+            // What came before is sent while this waits: nothing is sent after an error.
+            tokio::task::yield_now().await;
+        }
+        part
+    }))
 }
 
+/// Frames say themselves what is missing; only what is cut off breaks the body off.
 fn framed(pieces: mpsc::Receiver<Piece>) -> Response {
-    let frames = stream(pieces).flat_map(|piece| {
+    let frames = stream(pieces).map(|piece| {
         let mut bytes = BytesMut::new();
         encode(&piece, &mut bytes);
-        let frame = (!bytes.is_empty()).then(|| Ok(bytes.freeze()));
-        futures::stream::iter(frame.into_iter().chain(piece.err().map(Err)))
+        match piece {
+            Err(cut @ Broken::Cut(_)) => Err(cut),
+            Ok(_) | Err(Broken::Missing(_)) => Ok(bytes.freeze()),
+        }
     });
     ([(header::CONTENT_TYPE, FRAMES)], body(frames)).into_response()
 }
@@ -277,16 +287,25 @@ mod tests {
         assert!(query("", "-1").wanted().is_err());
     }
 
-    #[tokio::test]
-    async fn a_body_breaks_off_where_the_output_does() {
+    /// Output and what broke it, in a form.
+    async fn answered(form: fn(mpsc::Receiver<Piece>) -> Response, broken: Broken) -> Option<Bytes> {
         use http_body_util::BodyExt;
-        for answer in [framed, plain] {
-            let (sender, pieces) = mpsc::channel(4);
-            let chunk = Chunk { stream: logs::Stream::Out, partition: 0, bytes: "some".into() };
-            sender.send(Ok(chunk)).await.unwrap();
-            sender.send(Err(Broken::Missing("the rest is gone".to_owned()))).await.unwrap();
-            drop(sender);
-            assert!(answer(pieces).into_body().collect().await.is_err());
-        }
+        let (sender, pieces) = mpsc::channel(4);
+        let chunk = Chunk { stream: logs::Stream::Out, partition: 0, bytes: "some".into() };
+        sender.send(Ok(chunk)).await.unwrap();
+        sender.send(Err(broken)).await.unwrap();
+        drop(sender);
+        form(pieces).into_body().collect().await.ok().map(http_body_util::Collected::to_bytes)
+    }
+
+    #[tokio::test]
+    async fn a_body_breaks_off_where_the_output_does_unless_it_can_say_so() {
+        let missing = || Broken::Missing("the rest is gone".to_owned());
+        let cut = || Broken::Cut("the node is stopping".to_owned());
+        assert_eq!(answered(plain, missing()).await, None);
+        assert_eq!(answered(plain, cut()).await, None);
+        assert_eq!(answered(framed, cut()).await, None);
+        let framed = answered(framed, missing()).await.unwrap();
+        assert!(framed.ends_with(b"the rest is gone"), "{framed:?}");
     }
 }
