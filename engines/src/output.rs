@@ -172,13 +172,15 @@ impl OutputLog {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The first piece that a reader at `offsets` has not read, from memory or as a file to read it from.
-    fn next_piece(&self, offsets: [u64; 2]) -> Piece {
+    /// The first piece below `ends` that a reader at `offsets` has not read, from memory or as a file to read
+    /// it from.
+    fn next_piece(&self, offsets: [u64; 2], ends: Option<[u64; 2]>) -> Piece {
         let state = self.state();
         for stream in Stream::ALL {
             let log = &state.logs[stream.index()];
             let offset = offsets[stream.index()];
-            let length = log.kept.saturating_sub(offset).min(CHUNK_BYTES);
+            let end = ends.map_or(log.kept, |ends| log.kept.min(ends[stream.index()]));
+            let length = end.saturating_sub(offset).min(CHUNK_BYTES);
             if length > 0 {
                 let range = offset as usize..(offset + length) as usize;
                 return match &log.store {
@@ -188,7 +190,13 @@ impl OutputLog {
                 };
             }
         }
-        if state.closed { Piece::End } else { Piece::Later }
+        // Nothing is ever taken back, so what a bounded reader may read is there from the start.
+        if state.closed || ends.is_some() { Piece::End } else { Piece::Later }
+    }
+
+    fn lengths(&self) -> [u64; 2] {
+        let state = self.state();
+        Stream::ALL.map(|stream| state.logs[stream.index()].kept)
     }
 }
 
@@ -229,12 +237,20 @@ impl Log {
 pub struct OutputReader {
     log: Arc<OutputLog>,
     offsets: [u64; 2],
+    /// Where it ends before the execution does.
+    ends: Option<[u64; 2]>,
 }
 
 impl OutputReader {
     /// A reader that begins at the first byte of both streams.
     pub fn new(log: Arc<OutputLog>) -> Self {
-        OutputReader { log, offsets: [0, 0] }
+        OutputReader { log, offsets: [0, 0], ends: None }
+    }
+
+    /// The same reader, which ends after what is there now.
+    pub fn up_to_now(self) -> Self {
+        let ends = Some(self.log.lengths());
+        OutputReader { ends, ..self }
     }
 
     /// The next piece of either stream, or `None` when the execution has ended and all was read.
@@ -246,7 +262,7 @@ impl OutputReader {
             let mut grown = std::pin::pin!(log.grown.notified());
             // Registered before looking, so that what comes in between is not missed.
             grown.as_mut().enable();
-            match log.next_piece(self.offsets) {
+            match log.next_piece(self.offsets, self.ends) {
                 Piece::Here(stream, bytes) => return Ok(Some(self.chunk(stream, bytes))),
                 Piece::InFile(stream, file, length) => {
                     let offset = self.offsets[stream.index()];
@@ -349,6 +365,18 @@ mod tests {
         log.close();
         assert_eq!(early.await.unwrap(), (100_000, 5));
         assert_eq!(read_all(OutputReader::new(log)).await, (100_000, 5));
+    }
+
+    #[tokio::test]
+    async fn a_reader_up_to_now_ends_while_the_execution_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = OutputLog::new(dir.path().into(), [1 << 20, 1 << 20]);
+        let long = Bytes::from(vec![1; 3 * INLINE_BYTES]);
+        log.append(Stream::Stdout, long.clone()).await.unwrap();
+        log.append(Stream::Stderr, Bytes::from_static(b"e")).await.unwrap();
+        let reader = OutputReader::new(Arc::clone(&log)).up_to_now();
+        log.append(Stream::Stdout, long.clone()).await.unwrap();
+        assert_eq!(read_all(reader).await, (3 * INLINE_BYTES, 1));
     }
 
     async fn read_all(mut reader: OutputReader) -> (usize, usize) {

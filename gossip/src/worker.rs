@@ -163,6 +163,11 @@ impl Worker {
         here.or_else(|| self.market.owner_of(job))
     }
 
+    /// The jobs of which [`Worker::owner_of`] knows the owner, and that owner; some more than once.
+    pub fn known_jobs(&self) -> impl Iterator<Item = (JobId, PeerId)> + '_ {
+        self.jobs.iter().map(|((id, _), job)| (*id, job.owner)).chain(self.market.known_jobs())
+    }
+
     fn on_message(&mut self, now: Time, from: PeerId, message: Direct, out: &mut Vec<Effect>) {
         match message {
             Direct::Ask(ask) => self.on_ask(now, from, *ask, out),

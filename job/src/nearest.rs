@@ -10,6 +10,7 @@ const LONGEST: usize = 48;
 /// A hint for a name that is none of these: the nearest one, or all.
 pub fn hint(name: &str, allowed: &[&str]) -> String {
     match nearest(name, allowed) {
+        None if allowed.is_empty() => "nothing is allowed here".to_owned(),
         Some(nearest) => format!("did you mean '{nearest}'?"),
         None => format!("allowed: {}", allowed.join(", ")),
     }

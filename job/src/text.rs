@@ -109,9 +109,8 @@ impl TextError {
     pub fn message(&self) -> String {
         match self {
             TextError::Empty => "empty: no content provided".to_owned(),
-            TextError::TooLarge { bytes, limit } => {
-                format!("too large: {bytes} bytes of text, and at most {limit} are read")
-            }
+            // Who read the text may have stopped early, so how much there is nobody knows.
+            TextError::TooLarge { limit, .. } => format!("too large: more than {limit} bytes of text"),
             TextError::Binary(_) => "binary: control characters, so this is not YAML or JSON text".to_owned(),
             TextError::NotUtf8(_) => "binary: not UTF-8, so this is not YAML or JSON text".to_owned(),
             TextError::Syntax(_, what) => format!("cannot be read: {what}"),

@@ -127,7 +127,11 @@ fn everything_that_is_said_is_kept() {
     assert_eq!(task.retry, RetryPolicy { policy: Retry::Never, max_attempts: 1 });
     assert_eq!(task.keep_on, KeepOn::Worker);
     assert!(matches!(&task.inputs[2].source, Source::Ipfs(content) if content.path == "sub"));
-    assert!(task.is_module("/code/lib.wasm") && !task.is_module("/in"));
+    assert!(task.is_module("/code/count.wasm") && !task.is_module("/in"));
+    assert_eq!(
+        (task.inputs[3].target.as_str(), task.results[0].path.as_str()),
+        ("/notes/extra.txt", "/outputs")
+    );
     assert!(spec.supported().is_ok());
 }
 
@@ -137,6 +141,8 @@ fn old_forms_become_the_new_ones() {
     let Engine::Wasm(wasm) = &spec.task.engine else { panic!() };
     assert_eq!((wasm.module.as_str(), wasm.entrypoint.as_str()), (ENTRY_MODULE_TARGET, "main"));
     assert_eq!(wasm.imports, ["/wasm/imports/module_0.wasm"]);
+    let report = spec.supported().unwrap_err().to_string();
+    assert!(report.starts_with("Tasks[0].Engine.Params.ImportModules: this version cannot run"), "{report}");
     assert_eq!(wasm.parameters, ["😀", "a/b"]);
     assert_eq!(spec.task.inputs.len(), 2);
     assert_eq!(read("anchors").task.network.kind, NetworkType::Host);
@@ -206,9 +212,10 @@ fn api_bodies_may_hold_what_a_server_answered() {
     value["Version"] = json!(1);
     value["Revision"] = json!(0);
     value["Meta"]["bacalhau.org/requester.id"] = json!("node-0");
+    value["Meta"]["cardume.org/owner.id"] = json!("12D3");
     let (spec, warnings) = JobSpec::from_api_value(&value).unwrap();
     assert_eq!(spec, read("full"));
-    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    assert_eq!(warnings.len(), 5, "{warnings:?}");
     assert!(warnings.contains(&"job State is ignored when submitting a job".to_owned()));
     value["Nmae"] = json!("x");
     assert!(JobSpec::from_api_value(&value).unwrap_err().to_string().contains("did you mean 'Name'?"));
@@ -241,8 +248,112 @@ fn recorded_body_of_bacalhaus_api_is_read() {
         "ResultPaths": [{"Name": "outputs", "Path": "/outputs"}]}], "Name": "hello", "Labels": {"team": "x"}});
     let (spec, warnings) = JobSpec::from_api_value(&body).unwrap();
     assert!(warnings.is_empty());
+    assert!(spec.supported().is_ok());
     let value = spec.to_api_json();
     assert_eq!(value["Tasks"][0]["Resources"], json!({"CPU": "10m", "Memory": "16mb"}));
+}
+
+/// A WASM job with more of its task.
+fn wasm_job(more: Value) -> Value {
+    let mut job = json!({"Type": "batch", "Tasks": [{"Engine": {"Type": "wasm", "Params": {
+        "EntryModule": "ipfs://bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"}}}]});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        job["Tasks"][0][key] = value.clone();
+    }
+    job
+}
+
+fn file(target: &str) -> Value {
+    json!({"Target": target, "Source": {"Type": "inline", "Params": {"URL": "data:,x"}}})
+}
+
+#[test]
+fn what_no_worker_could_run_is_refused_before_it_is_a_job() {
+    let module = "ipfs://bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+    let params = |more: Value| {
+        let mut params = json!({"EntryModule": module});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"Engine": {"Type": "wasm", "Params": params}})
+    };
+    let files: Vec<Value> = (0..33).map(|index| file(&format!("/in{index}/x"))).collect();
+    let cases = [
+        (
+            json!({"InputSources": [file("data")]}),
+            "Tasks[0].InputSources[0].Target: the target \"data\" must be",
+        ),
+        (json!({"InputSources": files}), "33 inputs and results beside the module"),
+        (json!({"InputSources": [file("/a/x"), file("//a/x/")]}), "already exists"),
+        (
+            json!({"InputSources": [file("/a")], "ResultPaths": [{"Name": "a", "Path": "/a/"}]}),
+            "Tasks[0].ResultPaths[0].Path: result path \"/a\" is the target of an input",
+        ),
+        (
+            json!({"InputSources": [file("/out/x")], "ResultPaths": [{"Name": "a", "Path": "/out"}]}),
+            "the file \"/out/x\" lies in \"/out\", which is a result path",
+        ),
+        (
+            json!({"InputSources": [file("/in/x"), {"Target": "/in", "Source": {"Type": "ipfs", "Params":
+                {"CID": "bafybeid4ruukgpp3jtis3iocnpw6nuu4xhxabieofai3esdd2jqvamzvsy"}}}]}),
+            "which is the target of another input",
+        ),
+        (json!({"InputSources": [file(&format!("/{}", "x".repeat(256)))]}), "a part of 256 bytes"),
+        (json!({"InputSources": [file(&"/abc".repeat(300))]}), "a path of 1200 bytes"),
+        (params(json!({"Entrypoint": "f".repeat(1025)})), "the entrypoint has 1025 bytes"),
+        (params(json!({"Parameters": ["x".repeat(130_000)]})), "bytes of arguments and environment"),
+        (json!({"Env": {"A": "x".repeat(130_000)}}), "bytes of arguments and environment"),
+    ];
+    for (more, expected) in cases {
+        let report = JobSpec::from_api_value(&wasm_job(more)).unwrap_err().to_string();
+        assert!(report.contains(expected), "expected {expected}\nin\n{report}");
+    }
+    let most = json!({"InputSources": files[..32], "Env": {"A": "x".repeat(100_000)}});
+    assert!(JobSpec::from_api_value(&wasm_job(most)).is_ok());
+}
+
+#[test]
+fn numbers_are_read_as_any_language_writes_them_or_refused_with_their_reason() {
+    let counted = |count: &str| {
+        let text = serde_json::to_string(&wasm_job(json!({}))).expect("JSON");
+        JobSpec::from_text(text.replacen('{', &format!("{{\"Count\":{count},"), 1).as_bytes())
+    };
+    for (text, count) in [("3", 3), ("3.0", 3), ("1e3", 1000)] {
+        assert_eq!(counted(text).map(|spec| spec.count), Ok(count), "{text}");
+    }
+    for (text, reason) in [
+        ("1.5", "Count: invalid type: 'float' expected: 'int'"),
+        ("1e30", "Count: job count 4294967295 is out of range"),
+        ("1000000000000000000000000000000", "is out of range"),
+        ("-1e30", "Count: job count must be >= 0"),
+        ("1e400", "cannot be read: a number that is too large"),
+        ("-0", "job count 0 is out of range"),
+    ] {
+        let report = counted(text).map(|_| ()).unwrap_err().to_string();
+        assert!(report.contains(reason), "{text}: {report}");
+    }
+    let least = JobSpec::from_api_value(&wasm_job(json!({"Resources": {"CPU": "0.0001"}})));
+    assert!(least.unwrap_err().to_string().contains("\"0.0001\" is less than the smallest amount"));
+}
+
+#[test]
+fn names_that_turn_the_text_around_them_are_refused() {
+    let mut job = wasm_job(json!({}));
+    job["Name"] = json!("txt\u{202e}gpj");
+    assert!(JobSpec::from_api_value(&job).unwrap_err().to_string().contains("control character"));
+    job["Name"] = json!("corrente \u{1f30a} é");
+    assert!(JobSpec::from_api_value(&job).is_ok());
+}
+
+#[test]
+fn constraints_that_no_announcement_holds_are_refused() {
+    let constrained = |values: usize| {
+        let mut job = wasm_job(json!({}));
+        let values: Vec<String> = (0..values).map(|index| format!("{index:060}")).collect();
+        job["Constraints"] = json!([{"Key": "zone", "Operator": "in", "Values": values}]);
+        JobSpec::from_api_value(&job)
+    };
+    assert!(constrained(39).is_ok());
+    let report = constrained(40).unwrap_err().to_string();
+    assert!(report.starts_with("Constraints: too large to be announced: 2580 bytes"), "{report}");
 }
 
 #[test]

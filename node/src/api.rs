@@ -11,6 +11,7 @@ pub mod jobs;
 pub mod logs;
 pub mod nodes;
 pub mod page;
+pub mod query;
 pub mod route;
 pub mod watch;
 pub mod wire;

@@ -281,15 +281,16 @@ impl Content {
         }))
     }
 
-    /// A file in a result, from `skip` on, read from here or through peers.
+    /// A file in a result, from `skip` on, read from here or through peers. `comes`: it may be on its way here.
     pub async fn read(
         &self,
         root: &Cid,
         file: &str,
         skip: u64,
+        comes: bool,
         hints: &[PeerId],
     ) -> Result<impl Stream<Item = Result<Bytes, ReadError>> + Send + Unpin + use<>, FetchFault> {
-        if self.arrives(root).await {
+        if self.store.has(root).unwrap_or(false) || (comes && self.arrives(root).await) {
             let cid = read::resolve(&self.store, *root, file).await.map_err(|error| unreadable(&error))?;
             return Ok(read::cat(&self.store, cid, skip.., read::Limits::default()).boxed());
         }

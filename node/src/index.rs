@@ -2,12 +2,15 @@
 //! their id. Everything here can be made again from the records.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gossip::owner::JobSummary;
 use job::JobId;
 use job::state::JobState;
 use tokio::sync::watch;
+
+use crate::locate::Heard;
+use crate::submit::naming::Claims;
 
 /// Jobs that the index keeps; the oldest that ended leave first. About 400 bytes each.
 const KEPT: usize = 200_000;
@@ -36,54 +39,114 @@ pub enum Named {
 
 /// All jobs of this owner, newest version each.
 pub struct Index {
-    lines: RwLock<BTreeMap<JobId, Line>>,
+    /// Names and tokens that submissions are busy with.
+    pub claims: Claims,
+    /// What users called jobs of other peers.
+    pub heard: Heard,
+    jobs: RwLock<BTreeMap<JobId, Entry>>,
     bell: watch::Sender<u64>,
+}
+
+struct Entry {
+    line: Line,
+    /// The version that stands again if the newest is not accepted.
+    before: Option<Box<Line>>,
+}
+
+impl Entry {
+    /// The line of a version, if it is one of the two.
+    fn of_version(&mut self, version: u32) -> Option<&mut Line> {
+        let older = self.before.as_deref_mut();
+        [Some(&mut self.line), older].into_iter().flatten().find(|line| line.summary.version == version)
+    }
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Index { lines: RwLock::default(), bell: watch::channel(0).0 }
+        Index {
+            claims: Claims::default(),
+            heard: Heard::default(),
+            jobs: RwLock::default(),
+            bell: watch::channel(0).0,
+        }
     }
 }
 
 impl Index {
     /// Adds a job version, or replaces an older one.
     pub fn add(&self, line: Line) {
-        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= KEPT {
-            let oldest = lines
+        self.insert(line, false);
+    }
+
+    /// Adds a job version that is about to be accepted or refused: [`Index::accepted`] or [`Index::refused`]
+    /// says which. Changes of the version before it are taken note of until then.
+    pub fn propose(&self, line: Line) {
+        self.insert(line, true);
+    }
+
+    fn insert(&self, line: Line, keep_older: bool) {
+        let mut jobs = self.write();
+        let id = line.summary.id;
+        if jobs.len() >= KEPT && !jobs.contains_key(&id) {
+            let oldest = jobs
                 .iter()
-                .filter(|(_, line)| line.summary.state.is_terminal())
-                .min_by_key(|(_, line)| line.summary.created)
+                .filter(|(_, entry)| entry.line.summary.state.is_terminal())
+                .min_by_key(|(_, entry)| entry.line.summary.created)
                 .map(|(id, _)| *id);
-            oldest.map(|id| lines.remove(&id));
+            oldest.map(|id| jobs.remove(&id));
         }
-        match lines.get(&line.summary.id) {
-            Some(known) if known.summary.version > line.summary.version => {}
-            _ => drop(lines.insert(line.summary.id, line)),
+        let known = jobs.get(&id).map(|entry| &entry.line);
+        if known.is_some_and(|known| known.summary.version > line.summary.version) {
+            return;
         }
+        let before = known.filter(|_| keep_older).cloned().map(Box::new);
+        jobs.insert(id, Entry { line, before });
     }
 
     /// A job's state changed.
     pub fn changed(&self, job: JobId, version: u32, state: JobState, message: String) {
-        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get_mut(&job)
-            && line.summary.version == version
-        {
+        let mut jobs = self.write();
+        if let Some(line) = jobs.get_mut(&job).and_then(|entry| entry.of_version(version)) {
             line.summary.state = state;
             line.summary.message = message;
             line.summary.modified = crate::clock::now().wall;
         }
-        drop(lines);
+        drop(jobs);
+        self.ring();
+    }
+
+    /// A proposed job version is the job's newest from now on.
+    pub fn accepted(&self, job: JobId, version: u32) {
+        let mut jobs = self.write();
+        if let Some(entry) = jobs.get_mut(&job).filter(|entry| entry.line.summary.version == version) {
+            entry.before = None;
+        }
+    }
+
+    /// A proposed job version is none after all: the one before it stands, if there was one.
+    pub fn refused(&self, job: JobId, version: u32) {
+        let mut jobs = self.write();
+        let Some(entry) = jobs.get_mut(&job).filter(|entry| entry.line.summary.version == version) else {
+            return;
+        };
+        match entry.before.take() {
+            Some(before) => entry.line = *before,
+            None => drop(jobs.remove(&job)),
+        }
+        drop(jobs);
+        self.ring();
+    }
+
+    fn ring(&self) {
         self.bell.send_modify(|count| *count += 1);
     }
 
-    /// Takes back a job version that was not accepted after all.
-    pub fn remove(&self, job: JobId, version: u32) {
-        let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
-        if lines.get(&job).is_some_and(|line| line.summary.version == version) {
-            lines.remove(&job);
-        }
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<JobId, Entry>> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<JobId, Entry>> {
+        self.jobs.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rings when a job's state changes.
@@ -93,49 +156,56 @@ impl Index {
 
     /// The newest version of a job.
     pub fn get(&self, job: JobId) -> Option<Line> {
-        self.lines.read().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+        self.read().get(&job).map(|entry| entry.line.clone())
     }
 
     /// The job with this name in this namespace.
     pub fn by_name(&self, namespace: &str, name: &str) -> Option<Line> {
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        lines.values().find(|line| line.summary.name == name && line.summary.namespace == namespace).cloned()
+        let jobs = self.read();
+        let mut lines = jobs.values().map(|entry| &entry.line);
+        lines.find(|line| line.summary.name == name && line.summary.namespace == namespace).cloned()
     }
 
-    /// Finds a job by its id, a beginning of its id, or its name.
+    /// Finds a job by its id, a beginning of its id, or its name: in one namespace, or in all of them.
     pub fn find(&self, text: &str, namespace: Option<&str>) -> Named {
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
+        let jobs = self.read();
         if let Ok(id) = text.parse::<JobId>() {
-            return if lines.contains_key(&id) { Named::One(id) } else { Named::None };
+            return if jobs.contains_key(&id) { Named::One(id) } else { Named::None };
         }
-        let wanted = namespace.unwrap_or("default");
-        let named = lines.values().find(|line| line.summary.name == text && line.summary.namespace == wanted);
-        if let Some(line) = named {
-            return Named::One(line.summary.id);
-        }
-        if !is_prefix(text) {
-            return Named::None;
-        }
-        let mut found = lines.keys().filter(|id| id.to_string().starts_with(text));
-        match (found.next(), found.count()) {
-            (None, _) => Named::None,
-            (Some(id), 0) => Named::One(*id),
-            (Some(_), more) => Named::Many(more + 1),
+        let summaries = jobs.values().map(|entry| &entry.line.summary);
+        let named = summaries
+            .filter(|job| job.name == text && namespace.is_none_or(|wanted| job.namespace == wanted))
+            .map(|job| job.id);
+        match Named::of(named) {
+            Named::None if is_prefix(text) => {
+                Named::of(jobs.keys().filter(|id| id.to_string().starts_with(text)).copied())
+            }
+            named => named,
         }
     }
 
     /// All lines, newest job first.
     pub fn list(&self) -> Vec<Line> {
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<Line> = lines.values().cloned().collect();
+        let mut list: Vec<Line> = self.read().values().map(|entry| entry.line.clone()).collect();
         list.sort_by_key(|line| (std::cmp::Reverse(line.summary.created), line.summary.id));
         list
     }
 
     /// How many jobs have not ended.
     pub fn live(&self) -> usize {
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        lines.values().filter(|line| !line.summary.state.is_terminal()).count()
+        self.read().values().filter(|entry| !entry.line.summary.state.is_terminal()).count()
+    }
+}
+
+impl Named {
+    /// What these jobs, all that a text may mean, come down to.
+    pub fn of(found: impl IntoIterator<Item = JobId>) -> Self {
+        let mut found = found.into_iter();
+        match (found.next(), found.count()) {
+            (None, _) => Named::None,
+            (Some(id), 0) => Named::One(id),
+            (Some(_), more) => Named::Many(more + 1),
+        }
     }
 }
 
@@ -146,4 +216,75 @@ pub fn is_prefix(text: &str) -> bool {
             && digits.len() <= 36
             && digits.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(id: u8, version: u32, namespace: &str, name: &str) -> Line {
+        let summary = JobSummary {
+            id: JobId([id; 16]),
+            version,
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            state: JobState::Pending,
+            message: String::new(),
+            created: 1,
+            modified: 1,
+            count: 1,
+            open: 1,
+            running: 0,
+            committed: 0,
+            failed: 0,
+        };
+        Line { summary, labels: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_refused_version_gives_way_to_the_one_before_as_that_is_by_now() {
+        let index = Index::default();
+        let job = JobId([1; 16]);
+        index.add(line(1, 1, "default", "words"));
+        index.propose(line(1, 2, "default", "words"));
+        index.changed(job, 1, JobState::Completed, "done".to_owned());
+        index.refused(job, 2);
+        let stands = index.get(job).unwrap().summary;
+        assert_eq!((stands.version, stands.state), (1, JobState::Completed));
+        assert_eq!(index.live(), 0);
+    }
+
+    #[test]
+    fn an_accepted_version_is_not_taken_back_by_a_late_refusal_of_another() {
+        let index = Index::default();
+        let job = JobId([1; 16]);
+        index.propose(line(1, 1, "default", "words"));
+        index.accepted(job, 1);
+        index.refused(job, 2);
+        assert_eq!(index.get(job).unwrap().summary.version, 1);
+        index.propose(line(2, 1, "default", "other"));
+        index.refused(JobId([2; 16]), 1);
+        assert_eq!(index.list().len(), 1);
+    }
+
+    #[test]
+    fn names_are_found_in_every_namespace_unless_one_is_given() {
+        let index = Index::default();
+        index.add(line(1, 1, "default", "words"));
+        index.add(line(2, 1, "lab", "words"));
+        index.add(line(3, 1, "lab", "alone"));
+        assert_eq!(index.find("alone", None), Named::One(JobId([3; 16])));
+        assert_eq!(index.find("alone", Some("default")), Named::None);
+        assert_eq!(index.find("words", None), Named::Many(2));
+        assert_eq!(index.find("words", Some("lab")), Named::One(JobId([2; 16])));
+    }
+
+    #[test]
+    fn beginnings_of_ids_are_found_when_they_are_unique() {
+        let index = Index::default();
+        index.add(line(1, 1, "default", "a"));
+        let id = JobId([1; 16]).to_string();
+        assert_eq!(index.find(&id[..10], None), Named::One(JobId([1; 16])));
+        assert_eq!(index.find(&id[..9], None), Named::None);
+    }
 }

@@ -1,9 +1,11 @@
 //! Finding who owns a job that is not in this node's own record.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
 use job::{JobId, PeerId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,6 +23,8 @@ const ASK_WITHIN: Duration = Duration::from_millis(500);
 const SEARCH_WITHIN: Duration = Duration::from_secs(5);
 /// Providers of a job that are tried.
 const PROVIDERS: usize = 4;
+/// What jobs of other peers were called that is remembered; about 400 bytes each.
+const HEARD: usize = 256;
 /// Longest text that can name a job.
 const TEXT_BYTES: usize = 256;
 
@@ -33,7 +37,18 @@ pub struct Owned {
     pub owner: PeerId,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// What a text names among the jobs of other peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// This job.
+    One(Owned),
+    /// More than one.
+    Many,
+    /// None that can be found.
+    None,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Question {
     text: String,
     #[serde(default)]
@@ -46,6 +61,34 @@ struct Answer {
     job: Option<JobId>,
     #[serde(default)]
     owner: Option<PeerId>,
+    /// The text names several jobs there.
+    #[serde(default)]
+    many: bool,
+}
+
+/// What users called jobs of other peers lately, so that an owner that is away is named all the same.
+#[derive(Default)]
+pub struct Heard {
+    lately: Mutex<VecDeque<(Question, Owned)>>,
+}
+
+impl Heard {
+    fn note(&self, question: Question, owned: Owned) {
+        let mut lately = self.lock();
+        lately.retain(|(known, _)| *known != question);
+        if lately.len() >= HEARD {
+            lately.pop_front();
+        }
+        lately.push_back((question, owned));
+    }
+
+    fn get(&self, question: &Question) -> Option<Owned> {
+        self.lock().iter().find(|(known, _)| known == question).map(|(_, owned)| *owned)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Question, Owned)>> {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The DHT key under which a job's owner provides it.
@@ -55,20 +98,45 @@ pub fn key(job: JobId) -> [u8; 32] {
 
 /// Finds the owner of the job that a text names: among the jobs whose executions or announcements this
 /// node knows, by asking connected peers, and for whole ids in the DHT.
-pub async fn find(app: &App, text: &str, namespace: Option<&str>) -> Option<Owned> {
+pub async fn find(app: &App, text: &str, namespace: Option<&str>) -> Found {
     if text.len() > TEXT_BYTES {
-        return None;
+        return Found::None;
     }
-    let id: Option<JobId> = text.parse().ok();
-    if let Some(job) = id
-        && let Some(owner) = known_owner(app, job).await
-    {
+    if let Ok(job) = text.parse() {
+        return by_id(app, job).await.map_or(Found::None, Found::One);
+    }
+    let question = Question { text: text.to_owned(), namespace: namespace.map(str::to_owned) };
+    let mut owners = known_by_prefix(app, text).await;
+    let mut many = false;
+    let mut answers = ask_connected(app, &question);
+    while let Some(answer) = answers.next().await {
+        many |= answer.many;
+        owners.extend(answer.job.zip(answer.owner));
+    }
+    match one_of(&owners) {
+        _ if many || owners.len() > 1 => Found::Many,
+        Some(owned) => {
+            app.index.heard.note(question, owned);
+            Found::One(owned)
+        }
+        None => app.index.heard.get(&question).map_or(Found::None, Found::One),
+    }
+}
+
+async fn by_id(app: &App, job: JobId) -> Option<Owned> {
+    if let Some(owner) = known_owner(app, job).await {
         return Some(Owned { job, owner });
     }
-    if let Some(owned) = ask_connected(app, text, namespace).await {
-        return Some(owned);
+    let question = Question { text: job.to_string(), namespace: None };
+    let mut answers = ask_connected(app, &question);
+    while let Some(answer) = answers.next().await {
+        if answer.job == Some(job)
+            && let Some(owner) = answer.owner
+        {
+            return Some(Owned { job, owner });
+        }
     }
-    search(app, id?).await
+    search(app, job).await
 }
 
 /// The owner of a job that this node works for or has heard announced.
@@ -76,26 +144,34 @@ async fn known_owner(app: &App, job: JobId) -> Option<PeerId> {
     app.worker.ask(move |worker| worker.owner_of(job)).await.ok().flatten()
 }
 
-async fn ask_connected(app: &App, text: &str, namespace: Option<&str>) -> Option<Owned> {
-    let question = Question { text: text.to_owned(), namespace: namespace.map(str::to_owned) };
-    let bytes = bytes::Bytes::from(serde_json::to_vec(&question).ok()?);
+/// The same for the beginning of an id, and all that it fits.
+async fn known_by_prefix(app: &App, text: &str) -> BTreeMap<JobId, PeerId> {
+    if !index::is_prefix(text) {
+        return BTreeMap::new();
+    }
+    let prefix = text.to_owned();
+    let known = app.worker.ask(move |worker| {
+        worker.known_jobs().filter(|(job, _)| job.to_string().starts_with(&prefix)).collect()
+    });
+    known.await.unwrap_or_default()
+}
+
+fn one_of(owners: &BTreeMap<JobId, PeerId>) -> Option<Owned> {
+    owners.first_key_value().map(|(job, owner)| Owned { job: *job, owner: *owner })
+}
+
+/// The answers of connected peers, as they come; those that do not answer are left out.
+fn ask_connected(app: &App, question: &Question) -> impl Stream<Item = Answer> + Send + Unpin + use<> {
+    let bytes = bytes::Bytes::from(serde_json::to_vec(question).unwrap_or_default());
     let asked = app.host.connected_peers().into_iter().take(ASKED).map(|peer| {
         let (host, bytes) = (app.host.clone(), bytes.clone());
         async move {
             let answer = host.request(peer, REQUEST, bytes, ASK_WITHIN).await.ok()?;
-            let answer: Answer = serde_json::from_slice(&answer).ok()?;
-            Some(Owned { job: answer.job?, owner: answer.owner? })
+            serde_json::from_slice(&answer).ok()
         }
     });
-    let mut answers: FuturesUnordered<_> = asked.collect();
-    let wanted: Option<JobId> = text.parse().ok();
-    while let Some(answer) = answers.next().await {
-        match answer {
-            Some(owned) if wanted.is_none_or(|job| job == owned.job) => return Some(owned),
-            _ => {}
-        }
-    }
-    None
+    let answers: FuturesUnordered<_> = asked.collect();
+    answers.filter_map(std::future::ready)
 }
 
 async fn search(app: &App, job: JobId) -> Option<Owned> {
@@ -113,25 +189,36 @@ async fn search(app: &App, job: JobId) -> Option<Owned> {
 /// Answers another peer's question. Whole ids are in announcements, so anybody may ask for them; names
 /// and beginnings of ids are for those who may see the job.
 pub async fn answer(app: &App, from: PeerId, question: &[u8]) -> Vec<u8> {
-    let answer = match serde_json::from_slice::<Question>(question) {
+    let found = match serde_json::from_slice::<Question>(question) {
         Ok(question) if question.text.len() <= TEXT_BYTES => look_up(app, from, &question).await,
-        _ => None,
+        _ => Found::None,
     };
-    let answer = answer
-        .map_or_else(Answer::default, |owned| Answer { job: Some(owned.job), owner: Some(owned.owner) });
+    let answer = match found {
+        Found::One(owned) => Answer { job: Some(owned.job), owner: Some(owned.owner), many: false },
+        Found::Many => Answer { many: true, ..Answer::default() },
+        Found::None => Answer::default(),
+    };
     serde_json::to_vec(&answer).unwrap_or_default()
 }
 
-async fn look_up(app: &App, from: PeerId, question: &Question) -> Option<Owned> {
+async fn look_up(app: &App, from: PeerId, question: &Question) -> Found {
     let whole: Option<JobId> = question.text.parse().ok();
-    if whole.is_some() || app.trusts(from) {
-        let named = app.index.find(&question.text, question.namespace.as_deref());
-        if let Named::One(job) = named {
-            return Some(Owned { job, owner: app.me });
-        }
+    if whole.is_none() && !app.trusts(from) {
+        return Found::None;
     }
-    let job = whole?;
-    Some(Owned { job, owner: known_owner(app, job).await? })
+    match app.index.find(&question.text, question.namespace.as_deref()) {
+        Named::One(job) => return Found::One(Owned { job, owner: app.me }),
+        Named::Many(_) => return Found::Many,
+        Named::None => {}
+    }
+    if let Some(job) = whole {
+        return known_owner(app, job).await.map_or(Found::None, |owner| Found::One(Owned { job, owner }));
+    }
+    let known = known_by_prefix(app, &question.text).await;
+    match one_of(&known) {
+        _ if known.len() > 1 => Found::Many,
+        found => found.map_or(Found::None, Found::One),
+    }
 }
 
 /// Whether a text may name a job at all, so that nobody is asked about nonsense.
@@ -143,5 +230,37 @@ pub fn may_name(text: &str) -> bool {
 pub async fn provide(app: &App, job: JobId) {
     if let Err(error) = app.host.provide(&key(job)).await {
         tracing::debug!(%job, %error, at = clock::now().unix_seconds(), "job not published in the DHT");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(text: &str) -> Question {
+        Question { text: text.to_owned(), namespace: None }
+    }
+
+    fn owned(id: u8) -> Owned {
+        Owned { job: JobId([id; 16]), owner: PeerId([id; 32]) }
+    }
+
+    #[test]
+    fn what_jobs_were_called_is_remembered_within_bounds() {
+        let heard = Heard::default();
+        heard.note(question("words"), owned(1));
+        heard.note(question("words"), owned(2));
+        assert_eq!(heard.get(&question("words")), Some(owned(2)));
+        for number in 0..HEARD {
+            heard.note(question(&number.to_string()), owned(3));
+        }
+        assert_eq!(heard.get(&question("words")), None);
+        assert_eq!(heard.get(&question("0")), Some(owned(3)));
+    }
+
+    #[test]
+    fn answers_of_peers_that_know_less_are_read() {
+        let answer: Answer = serde_json::from_str("{}").unwrap();
+        assert!(!answer.many && answer.job.is_none());
     }
 }

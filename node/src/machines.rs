@@ -154,7 +154,7 @@ pub fn worker_settings(
         capacity: capacity.unwrap_or_default(),
         slots: if capacity.is_some() { slots } else { 0 },
         engines: runs(&["wasm"]),
-        publishers: runs(&["ipfs", "noop"]),
+        publishers: runs(&["ipfs", "local", "noop"]),
         sources: runs(&["inline", "ipfs"]),
         labels: labels.clone(),
         own: from(Accept::Own, Policy::everything()),

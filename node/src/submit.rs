@@ -1,25 +1,33 @@
 //! From a spec to an accepted job: what the owner does before its machine hears of it.
 
+pub mod naming;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gossip::message::{Facts, InputHint};
 use gossip::owner::{Input, JobSummary, Keep, NewJob, Refusal};
-use job::spec::{Engine, KeepOn, NetworkType, Retry, Source};
+use job::spec::{Engine, KeepOn, Mode, NetworkType, Publisher, Retry, Source};
 use job::state::JobState;
 use job::{Cid, JobId, JobSpec};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tracing::debug;
 
 use crate::api::error::ApiError;
 use crate::content::Added;
 use crate::index::Line;
+use crate::own::Submitted;
 use crate::state::App;
 use crate::{clock, locate, read};
+use naming::{Claim, Naming};
 
 /// How long the machine may take to make a job durable; longer means that the disk does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a node that stops waits for the machine's last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Shorter jobs are not worth a record in the DHT: their owner's neighbours know them (DESIGN section 3).
 const PUBLISH_AFTER: Duration = Duration::from_secs(5);
 /// Input CIDs with sizes that an announcement carries.
@@ -30,12 +38,16 @@ const HINTS: usize = 4;
 #[serde(rename_all = "PascalCase", default)]
 pub struct Request {
     /// The spec as JSON.
+    #[serde(alias = "job")]
     pub job: Option<Value>,
     /// The spec as YAML or JSON text.
+    #[serde(alias = "spec")]
     pub spec: Option<String>,
-    /// Two submissions with the same token are one.
+    /// Two submissions with the same token are one. Bacalhau's SDK spells it with a small letter.
+    #[serde(alias = "idempotencyToken")]
     pub idempotency_token: Option<String>,
     /// Submit even when nothing changed since the last version.
+    #[serde(alias = "force")]
     pub force: bool,
 }
 
@@ -63,7 +75,9 @@ pub struct Accepted {
 pub fn check(request: &Request) -> Result<Checked, ApiError> {
     let read = match (&request.job, &request.spec) {
         (Some(value), None) => JobSpec::from_api_value(value),
-        (None, Some(text)) => JobSpec::from_text(text.as_bytes()).map(|spec| (spec, Vec::new())),
+        (None, Some(text)) => job::text::parse(text.as_bytes())
+            .map_err(Into::into)
+            .and_then(|document| JobSpec::from_document(&document, Mode::File)),
         (None, None) => return Err(ApiError::bad_request("empty/nil job").hint("send {\"Job\": {…}}")),
         (Some(_), Some(_)) => return Err(ApiError::bad_request("both Job and Spec are given: send one")),
     };
@@ -92,20 +106,12 @@ fn invalid(errors: &job::spec::SpecErrors) -> ApiError {
 pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
     let Checked { spec, warnings } = check(&request)?;
     let (spec, inputs) = inline_to_content(app, spec).await?;
-    let known = same_name(app, &spec);
-    let nonce = nonce(&request)?;
-    let id = match &known {
-        Some(line) => line.summary.id,
-        None => JobId::derive(&app.config.swarm, app.me, &nonce),
+    let token = token(&request);
+    let claim = app.index.claims.claim(&spec, token.as_ref()).await;
+    let (id, version, nonce) = match naming::decide(app, &spec, token.as_ref(), request.force).await? {
+        Naming::Known { id, version } => return Ok(Accepted { job: id, version, warnings }),
+        Naming::New { id, version, nonce } => (id, version, nonce),
     };
-    if known.is_none() && app.index.get(id).is_some() {
-        return repeated(app, id, &spec, warnings).await;
-    }
-    let version = match known {
-        Some(line) => next_version(app, &line, &spec, request.force).await?,
-        None => 1,
-    };
-    let nonce = if version == 1 { nonce } else { first_nonce(app, id).await? };
     let roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
     if !roots.is_empty() {
         app.content
@@ -114,8 +120,8 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
             .map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
     }
     let job = new_job(app, &spec, id, version, nonce).await?;
-    hand_over(app, job, &spec).await?;
-    app.tracker.spawn(publish_owner(App::clone(app), id));
+    let summary = JobSummary::submitted(&job, clock::now().wall);
+    hand_over(app, job, Line { summary, labels: spec.labels }, claim).await?;
     Ok(Accepted { job: id, version, warnings })
 }
 
@@ -130,24 +136,70 @@ async fn publish_owner(app: App, id: JobId) {
     }
 }
 
-async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiError> {
-    let now = clock::now().wall;
-    let summary = JobSummary::submitted(&job, now);
-    app.index.add(Line { summary, labels: spec.labels.clone() });
-    let (id, version) = (job.id, job.version);
-    let (token, answered) = app.desk.submit();
-    let stopping = || ApiError::unavailable("the node is stopping");
-    app.owner.input(Input::Submitted { token, job: Box::new(job) }).await.map_err(|_| stopping())?;
-    let answer = timeout(ANSWER_WITHIN, answered)
+/// Hands a job to the machine and waits until it is durable, or refused. A client that goes away meanwhile
+/// changes nothing: its name stays claimed and the lists become right all the same.
+async fn hand_over(app: &App, job: NewJob, line: Line, claim: Claim) -> Result<(), ApiError> {
+    let (sender, answered) = oneshot::channel();
+    let own = App::clone(app);
+    app.tracker.spawn(async move {
+        let id = job.id;
+        let answer = propose(&own, job, line).await;
+        drop(claim);
+        let accepted = answer.is_ok();
+        if sender.send(answer).is_err() {
+            debug!(job = %id, accepted, "the client did not wait for the answer");
+        }
+        if accepted {
+            publish_owner(own, id).await;
+        }
+    });
+    timeout(ANSWER_WITHIN, answered)
         .await
         .map_err(|_| {
             ApiError::unavailable("the job could not be made durable yet: the disk does not answer")
         })?
-        .map_err(|_| stopping())?;
-    answer.map(drop).map_err(|refusal| {
-        app.index.remove(id, version);
-        refused(&refusal)
-    })
+        .map_err(|_| stopping())?
+}
+
+async fn propose(app: &App, job: NewJob, line: Line) -> Result<(), ApiError> {
+    let (id, version) = (job.id, job.version);
+    // Listed first: the machine tells of its changes from the moment that it has it.
+    app.index.propose(line);
+    let (token, answered) = app.desk.submit();
+    let given = app.owner.input(Input::Submitted { token, job: Box::new(job) }).await;
+    let answer = match given {
+        Ok(()) => unless_stopped(app, answered).await,
+        Err(_) => None,
+    };
+    match answer {
+        Some(Ok(_)) => {
+            app.index.accepted(id, version);
+            Ok(())
+        }
+        Some(Err(refusal)) => {
+            app.index.refused(id, version);
+            Err(refused(&refusal))
+        }
+        // Whether it is durable shows after the next start.
+        None => Err(stopping()),
+    }
+}
+
+/// The machine's answer; `None` when the node ends before there is one.
+async fn unless_stopped(app: &App, answered: oneshot::Receiver<Submitted>) -> Option<Submitted> {
+    let stopped = async {
+        app.cancel.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        biased;
+        answer = answered => answer.ok(),
+        () = stopped => None,
+    }
+}
+
+fn stopping() -> ApiError {
+    read::stopping()
 }
 
 fn refused(refusal: &Refusal) -> ApiError {
@@ -177,56 +229,18 @@ async fn inline_to_content(app: &App, mut spec: JobSpec) -> Result<(JobSpec, Vec
     Ok((spec, inputs))
 }
 
-fn same_name(app: &App, spec: &JobSpec) -> Option<Line> {
-    if spec.name.is_empty() { None } else { app.index.by_name(&spec.namespace, &spec.name) }
-}
+/// What the client's token comes down to. Its job's id is derived from it.
+pub type Token = [u8; 32];
 
-/// What the id is derived from: the client's token, or fresh randomness.
-fn nonce(request: &Request) -> Result<Vec<u8>, ApiError> {
-    match request.idempotency_token.as_deref().filter(|token| !token.is_empty()) {
-        Some(token) => Ok(Sha256::digest(token.as_bytes()).to_vec()),
-        None => {
-            let mut nonce = [0; 16];
-            getrandom::fill(&mut nonce)
-                .map_err(|error| ApiError::unavailable(format!("no randomness from the system: {error}")))?;
-            Ok(nonce.to_vec())
-        }
-    }
-}
-
-/// The same token again: the same job, if it is the same job.
-async fn repeated(app: &App, id: JobId, spec: &JobSpec, warnings: Vec<String>) -> Result<Accepted, ApiError> {
-    let view = read::view(app, id, None).await?;
-    if view.spec_cid == spec.spec_cid() {
-        return Ok(Accepted { job: id, version: view.summary.version, warnings });
-    }
-    Err(ApiError::conflict(format!("the idempotency token belongs to another job, {id}")))
-}
-
-/// A job of this name exists: the spec is its next version, unless nothing changed.
-async fn next_version(app: &App, line: &Line, spec: &JobSpec, force: bool) -> Result<u32, ApiError> {
-    let (id, name) = (line.summary.id, &line.summary.name);
-    let view = read::view(app, id, None).await?;
-    if !force && view.spec_cid == spec.spec_cid() && !line.summary.state.is_terminal() {
-        let message = format!("no changes detected for new job spec. Job Name: '{name}', Job Id: '{id}'");
-        return Err(ApiError::conflict(message).hint("Use the --force flag to override this warning"));
-    }
-    if !line.summary.state.is_terminal() {
-        stop(app, id, "Execution stopped for job update".to_owned()).await?;
-    }
-    Ok(line.summary.version + 1)
-}
-
-async fn first_nonce(app: &App, id: JobId) -> Result<Vec<u8>, ApiError> {
-    let view = read::view(app, id, None).await?;
-    Ok(view.nonce.to_vec())
+fn token(request: &Request) -> Option<Token> {
+    let token = request.idempotency_token.as_deref().filter(|token| !token.is_empty())?;
+    Some(Sha256::digest(token.as_bytes()).into())
 }
 
 /// Stops a job; durable when this returns.
 pub async fn stop(app: &App, id: JobId, reason: String) -> Result<(), ApiError> {
     use gossip::owner::StopRefusal;
     let (token, answered) = app.desk.stop();
-    let stopping = || ApiError::unavailable("the node is stopping");
     app.owner.input(Input::StopRequested { token, job: id, reason }).await.map_err(|_| stopping())?;
     let answer = timeout(ANSWER_WITHIN, answered)
         .await
@@ -284,11 +298,16 @@ async fn new_job(
         total_timeout: seconds(timeouts.total),
         queue_timeout: seconds(timeouts.queue),
         max_attempts: spec.task.retry.max_attempts,
-        keep: match spec.task.keep_on {
-            KeepOn::Owner => Keep::Owner,
-            KeepOn::Worker => Keep::Worker,
-        },
+        keep: keep(spec),
     })
+}
+
+/// With the `local` publisher the worker serves the result, as with `KeepOn: worker`.
+fn keep(spec: &JobSpec) -> Keep {
+    match (&spec.task.publisher, spec.task.keep_on) {
+        (Publisher::Local, _) | (_, KeepOn::Worker) => Keep::Worker,
+        (_, KeepOn::Owner) => Keep::Owner,
+    }
 }
 
 async fn facts(app: &App, spec: &JobSpec) -> Facts {

@@ -1,6 +1,6 @@
 //! A job's output as the logs route streams it: frames of (stream, partition, bytes).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failure::{Failure, exit};
 
@@ -9,6 +9,9 @@ pub const MEDIA_TYPE: &str = "application/vnd.cardume.logs";
 
 /// Stream, partition and length.
 const HEAD_BYTES: usize = 9;
+
+/// In the place of a stream: the node says why output is missing, and ends.
+const MISSING: u8 = 0xff;
 
 /// The largest frame that is read; nodes send far smaller ones.
 const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -61,8 +64,9 @@ impl Decoder {
         let Some((head, rest)) = rest.split_first_chunk::<HEAD_BYTES>() else { return Ok(None) };
         let [stream, p0, p1, p2, p3, l0, l1, l2, l3] = *head;
         let channel = match stream {
-            1 => Channel::Out,
-            2 => Channel::Err,
+            1 => Some(Channel::Out),
+            2 => Some(Channel::Err),
+            MISSING => None,
             other => return Err(broken(&format!("stream {other} is unknown"))),
         };
         let length = usize::try_from(u32::from_be_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
@@ -70,6 +74,7 @@ impl Decoder {
             return Err(broken(&format!("a frame of {length} bytes")));
         }
         let Some(bytes) = rest.get(..length) else { return Ok(None) };
+        let Some(channel) = channel else { return Err(missing(bytes)) };
         let frame = Frame { channel, partition: u32::from_be_bytes([p0, p1, p2, p3]), bytes: bytes.to_vec() };
         self.read += HEAD_BYTES + length;
         Ok(Some(frame))
@@ -85,6 +90,7 @@ impl Decoder {
 #[derive(Debug)]
 pub struct Lines {
     whole: bool,
+    writers: BTreeSet<u32>,
     pending: BTreeMap<(Channel, u32), Vec<u8>>,
     pending_bytes: usize,
 }
@@ -92,7 +98,7 @@ pub struct Lines {
 impl Lines {
     /// `whole`: several partitions write at once, so only whole lines may pass.
     pub fn new(whole: bool) -> Self {
-        Lines { whole, pending: BTreeMap::new(), pending_bytes: 0 }
+        Lines { whole, writers: BTreeSet::new(), pending: BTreeMap::new(), pending_bytes: 0 }
     }
 
     /// Takes a frame, gives the bytes that may be written now.
@@ -101,6 +107,9 @@ impl Lines {
             return frame.bytes;
         }
         let key = (frame.channel, frame.partition);
+        if self.writers.len() < 2 {
+            self.writers.insert(frame.partition);
+        }
         let mut line = self.pending.remove(&key).unwrap_or_default();
         self.pending_bytes -= line.len();
         line.extend_from_slice(&frame.bytes);
@@ -118,15 +127,24 @@ impl Lines {
         line
     }
 
-    /// What is left at the end: the last lines, which have no line end.
+    /// What is left at the end: the last lines, which have no line end. They are given one where several
+    /// partitions wrote, so that no two become one.
     pub fn finish(&mut self) -> Vec<(Channel, Vec<u8>)> {
         self.pending_bytes = 0;
-        std::mem::take(&mut self.pending).into_iter().map(|((channel, _), bytes)| (channel, bytes)).collect()
+        let end: &[u8] = if self.writers.len() > 1 { b"\n" } else { b"" };
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        pending.map(|((channel, _), bytes)| (channel, [&bytes[..], end].concat())).collect()
     }
 }
 
 fn broken(why: &str) -> Failure {
     Failure::new(exit::REFUSED, "InternalError", format!("cannot read the job's output from the node: {why}"))
+}
+
+/// The node's own words: not all of the output can be had.
+fn missing(text: &[u8]) -> Failure {
+    let text = String::from_utf8_lossy(&text[..text.len().min(4096)]).into_owned();
+    Failure::new(exit::REFUSED, "NotFound", text).hint("ask again later: what is missing may come back")
 }
 
 #[cfg(test)]
@@ -154,7 +172,22 @@ mod tests {
         assert_eq!(lines.take(frame(Channel::Out, 1, "x\ny")), b"x\n");
         assert_eq!(lines.take(frame(Channel::Out, 0, "b\n")), b"ab\n");
         assert_eq!(lines.take(frame(Channel::Err, 0, "e")), b"");
-        assert_eq!(lines.finish(), [(Channel::Out, b"y".to_vec()), (Channel::Err, b"e".to_vec())]);
+        assert_eq!(lines.finish(), [(Channel::Out, b"y\n".to_vec()), (Channel::Err, b"e\n".to_vec())]);
+    }
+
+    #[test]
+    fn the_last_line_of_a_single_writer_stays_as_it_is() {
+        let mut lines = Lines::new(true);
+        assert_eq!(lines.take(frame(Channel::Out, 3, "no line end")), b"");
+        assert_eq!(lines.finish(), [(Channel::Out, b"no line end".to_vec())]);
+    }
+
+    #[test]
+    fn what_the_node_says_of_missing_output_is_the_failure() {
+        let mut decoder = Decoder::default();
+        decoder.push(&[&[0xff, 0, 0, 0, 0, 0, 0, 0, 6][..], b"gone: "].concat());
+        let failure = decoder.next().unwrap_err();
+        assert_eq!((failure.exit, failure.message.as_str()), (1, "gone: "));
     }
 
     #[test]
@@ -213,6 +246,9 @@ mod tests {
             }
             written.extend(lines.finish().into_iter().flat_map(|(_, bytes)| bytes));
             let mut sent: Vec<u8> = texts.iter().flat_map(|(text, _)| text.bytes()).collect();
+            // Line ends may be added to last lines.
+            written.retain(|byte| *byte != b'\n');
+            sent.retain(|byte| *byte != b'\n');
             written.sort_unstable();
             sent.sort_unstable();
             prop_assert_eq!(written, sent);

@@ -41,6 +41,8 @@ pub struct OutputStream {
     taken: Counts,
     /// Bytes of a stream that starts over and that were taken before.
     skip: Counts,
+    /// Told once all that came before it was taken.
+    failed: Option<Failure>,
 }
 
 type Counts = BTreeMap<(Channel, u32), u64>;
@@ -76,6 +78,7 @@ impl OutputStream {
             state: State::Open,
             taken: Counts::new(),
             skip: Counts::new(),
+            failed: None,
         }
     }
 
@@ -119,6 +122,10 @@ impl OutputStream {
             if let Some(chunk) = self.ready.pop_front() {
                 return Ok(Some(chunk));
             }
+            if let Some(failure) = self.failed.take() {
+                self.state = State::Closed;
+                return Err(failure);
+            }
             if self.state != State::Open {
                 return Ok(None);
             }
@@ -136,12 +143,20 @@ impl OutputStream {
         };
         let Some(bytes) = stream.next().await? else {
             self.state = State::Closed;
-            let rest = self.lines.finish();
-            self.ready.extend(rest.into_iter().map(|(channel, bytes)| Chunk { channel, bytes }));
+            self.release();
             return self.decoder.finish();
         };
         self.decoder.push(&bytes);
-        while let Some(frame) = self.decoder.next()? {
+        loop {
+            let frame = match self.decoder.next() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(failure) => {
+                    self.failed = Some(failure);
+                    self.release();
+                    return Ok(());
+                }
+            };
             let channel = frame.channel;
             let frame = self.without_taken(frame);
             let bytes = self.lines.take(frame);
@@ -149,7 +164,12 @@ impl OutputStream {
                 self.ready.push_back(Chunk { channel, bytes });
             }
         }
-        Ok(())
+    }
+
+    /// No more comes: unfinished last lines are ready too.
+    fn release(&mut self) {
+        let rest = self.lines.finish();
+        self.ready.extend(rest.into_iter().map(|(channel, bytes)| Chunk { channel, bytes }));
     }
 
     /// A frame without the bytes that were taken from an earlier stream, counted.

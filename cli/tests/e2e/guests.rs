@@ -107,6 +107,20 @@ pub fn speaks_twice(pause_ms: u64) -> Vec<u8> {
     ))
 }
 
+/// Prints so many lines of 1 KiB, and waits.
+pub fn speaks_much(lines: u32, pause_ms: u64) -> Vec<u8> {
+    module(&format!(
+        r#"(func (export "_start") (local $line i32)
+          (memory.fill (i32.const 1024) (i32.const 120) (i32.const 1023))
+          (i32.store8 (i32.const 2047) (i32.const 10))
+          (loop $next
+            (call $write (i32.const 1) (i32.const 1024) (i32.const 1024))
+            (local.set $line (i32.add (local.get $line) (i32.const 1)))
+            (br_if $next (i32.lt_u (local.get $line) (i32.const {lines}))))
+          (call $sleep (i64.const {pause_ms}000000)))"#
+    ))
+}
+
 /// Writes `text` to the file `result.txt` in its output folder `/outputs`.
 pub fn writes_a_file(text: &str) -> Vec<u8> {
     let length = text.len();

@@ -12,6 +12,7 @@ mod following;
 mod guests;
 mod hello;
 mod jobs;
+mod naming;
 mod net;
 mod owner_killed;
 mod refused;

@@ -377,6 +377,11 @@ impl Market {
         open.next().map(|(_, open)| open.owner).or_else(|| self.past.get(&job).map(|(owner, _)| *owner))
     }
 
+    pub(super) fn known_jobs(&self) -> impl Iterator<Item = (JobId, PeerId)> + '_ {
+        let open = self.remembered.iter().map(|((id, _), open)| (*id, open.owner));
+        open.chain(self.past.iter().map(|(id, (owner, _))| (*id, *owner)))
+    }
+
     /// Remembers for a while whose a job was.
     pub(super) fn note_past(&mut self, now: Time, job: JobId, owner: PeerId) {
         if self.past.len() >= MAX_PAST {

@@ -2,6 +2,7 @@
 
 use super::error::{Sink, shown};
 use super::fields::{Fields, Node};
+use super::place::normal_path;
 use super::{DEFAULT_ENTRYPOINT, DockerEngine, ENTRY_MODULE_TARGET, Engine, InputSource, WasmEngine, source};
 use crate::nearest;
 
@@ -110,7 +111,7 @@ fn module_target(
     } else {
         let Some(text) = node.text(sink) else { return String::new() };
         if !text.starts_with("ipfs://") {
-            return text;
+            return normal_path(&text);
         }
         match text.parse() {
             Ok(content) => InputSource {

@@ -37,10 +37,15 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The integer; one that is too large for 64 bits is read as the largest.
+    /// The integer, also when it is written as `3.0` or `1e3`, as some languages do; one that is too large for
+    /// 64 bits is read as the largest.
     pub(super) fn integer(&self, sink: &mut Sink) -> Option<i64> {
         let number = match self.value {
-            Value::Number(number) => number.as_i64().or_else(|| number.as_u64().map(|_| i64::MAX)),
+            Value::Number(number) => number
+                .as_i64()
+                .or_else(|| number.as_u64().map(|_| i64::MAX))
+                // The conversion stops at the ends of the range.
+                .or_else(|| number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i64)),
             _ => None,
         };
         if number.is_none() {

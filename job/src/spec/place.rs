@@ -226,3 +226,10 @@ pub enum S3Encoding {
 }
 
 words!(S3Encoding { Gzip = "gzip", Plain = "plain" });
+
+/// A path without empty parts: `/a`, `/a/` and `//a` are the same place.
+pub(super) fn normal_path(path: &str) -> String {
+    let root = if path.starts_with('/') { "/" } else { "" };
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    format!("{root}{}", parts.join("/"))
+}

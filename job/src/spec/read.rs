@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::error::{Sink, shown};
 use super::fields::{Fields, Node};
+use super::place::normal_path;
 use super::{
     DEFAULT_NAMESPACE, DEFAULT_TASK_NAME, JobSpec, JobType, KeepOn, Network, NetworkType, PortMapping,
     Publisher, ResultPath, Retry, RetryPolicy, Task, Timeouts, engine, source,
@@ -27,8 +28,8 @@ pub enum Mode {
 /// Fields of a job that the server sets.
 const SERVER_FIELDS: [&str; 6] = ["ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"];
 
-/// Keys of `Meta` that the server sets.
-const SERVER_META: &str = "bacalhau.org/";
+/// Beginnings of keys of `Meta` that the server sets, Bacalhau's or ours.
+const SERVER_META: [&str; 2] = ["bacalhau.org/", "cardume.org/"];
 
 /// Reads a job; `None`, with a report, when the value is not even a map.
 pub(super) fn job(value: &Value, mode: Mode, sink: &mut Sink) -> Option<JobSpec> {
@@ -155,10 +156,11 @@ fn operator(fields: &mut Fields<'_>, sink: &mut Sink) -> Operator {
 
 fn job_meta(fields: &mut Fields<'_>, sink: &mut Sink) -> BTreeMap<String, String> {
     let mut meta = fields.text_map("Meta", sink);
-    let reserved = meta.keys().any(|key| key.starts_with(SERVER_META));
-    if reserved {
-        meta.retain(|key, _| !key.starts_with(SERVER_META));
-        sink.warn(format!("job meta keys that start with {SERVER_META} are ignored when submitting a job"));
+    for prefix in SERVER_META {
+        if meta.keys().any(|key| key.starts_with(prefix)) {
+            meta.retain(|key, _| !key.starts_with(prefix));
+            sink.warn(format!("job meta keys that start with {prefix} are ignored when submitting a job"));
+        }
     }
     meta
 }
@@ -224,7 +226,8 @@ fn results(fields: &mut Fields<'_>, sink: &mut Sink) -> Vec<ResultPath> {
     let mut found = Vec::new();
     for node in fields.take("ResultPaths").map(|node| node.list(sink)).unwrap_or_default() {
         let mut fields = Fields::open(&node, sink);
-        found.push(ResultPath { name: fields.text("Name", sink), path: fields.text("Path", sink) });
+        let (name, path) = (fields.text("Name", sink), fields.text("Path", sink));
+        found.push(ResultPath { name, path: normal_path(&path) });
         fields.close(sink);
     }
     found
@@ -259,15 +262,21 @@ fn amount(
 ) -> u64 {
     let Some(node) = fields.take(name) else { return 0 };
     let Some(text) = node.amount(sink).filter(|text| !text.trim().is_empty()) else { return 0 };
-    parse(&text).unwrap_or_else(|| {
-        let what = if name.len() == 3 { name.to_owned() } else { name.to_lowercase() };
-        sink.add_broken(
-            &node.path,
-            format!("invalid {what} value: {}", shown(&text)),
-            Some(format!("write {allowed}")),
-        );
-        0
-    })
+    let is_more_than_nothing = text.contains(|c: char| matches!(c, '1'..='9'));
+    match parse(&text) {
+        Some(0) if is_more_than_nothing => {
+            let message = format!("{} is less than the smallest amount there is", shown(&text));
+            sink.add_broken(&node.path, message, Some(format!("write {allowed}")));
+            0
+        }
+        Some(amount) => amount,
+        None => {
+            let what = if name.len() == 3 { name.to_owned() } else { name.to_lowercase() };
+            let message = format!("invalid {what} value: {}", shown(&text));
+            sink.add_broken(&node.path, message, Some(format!("write {allowed}")));
+            0
+        }
+    }
 }
 
 fn network(fields: &mut Fields<'_>, sink: &mut Sink) -> Network {

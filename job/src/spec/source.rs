@@ -2,6 +2,7 @@
 
 use super::error::{Sink, shown};
 use super::fields::{Fields, Node};
+use super::place::normal_path;
 use super::{
     CreateAs, InputSource, LocalSource, Publisher, S3Encoding, S3Partition, S3Publisher, S3Source, Source,
 };
@@ -17,7 +18,7 @@ pub(super) fn inputs(fields: &mut Fields<'_>, sink: &mut Sink) -> Vec<InputSourc
 pub(super) fn input(node: &Node<'_>, target_optional: bool, sink: &mut Sink) -> InputSource {
     let mut fields = Fields::open(node, sink);
     let alias = fields.text("Alias", sink);
-    let target = fields.text("Target", sink);
+    let target = normal_path(&fields.text("Target", sink));
     if target.is_empty() && !target_optional && node.value.is_object() {
         let hint = Some("write the path at which the task finds it".to_owned());
         sink.add_broken(&fields.path_of("Target"), "input source is missing a target", hint);

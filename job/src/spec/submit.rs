@@ -54,8 +54,17 @@ impl JobSpec {
             refuse("Type", format!("{} jobs", self.job_type), "batch");
         }
         let task = &self.task;
-        if let Engine::Docker(_) = task.engine {
-            refuse("Tasks[0].Engine.Type", "the docker engine".to_owned(), "wasm");
+        match &task.engine {
+            Engine::Docker(_) => refuse("Tasks[0].Engine.Type", "the docker engine".to_owned(), "wasm"),
+            Engine::Wasm(wasm) if !wasm.imports.is_empty() => {
+                let path = "Tasks[0].Engine.Params.ImportModules";
+                refuse(
+                    path,
+                    "modules that import other modules".to_owned(),
+                    "one module that holds all it needs",
+                );
+            }
+            Engine::Wasm(_) => {}
         }
         for (index, input) in task.inputs.iter().enumerate() {
             if !matches!(input.source, Source::Ipfs(_) | Source::Inline { .. }) {
@@ -63,11 +72,11 @@ impl JobSpec {
                 refuse(&path, format!("{} sources", input.source.kind()), "ipfs, inline");
             }
         }
-        if !matches!(task.publisher, Publisher::None | Publisher::Ipfs | Publisher::Noop) {
+        if !matches!(task.publisher, Publisher::None | Publisher::Ipfs | Publisher::Local | Publisher::Noop) {
             refuse(
                 "Tasks[0].Publisher.Type",
                 format!("the {} publisher", task.publisher.kind()),
-                "ipfs, noop",
+                "ipfs, local, noop",
             );
         }
         if !matches!(task.network.kind, NetworkType::Default | NetworkType::None) {

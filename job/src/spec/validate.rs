@@ -7,17 +7,32 @@ use super::{
     DockerEngine, Engine, JobSpec, JobType, MAX_CANONICAL_BYTES, MAX_COUNT, Retry, S3Partition, S3Source,
     Source, SpecErrors, Task, Timeouts, WasmEngine,
 };
-use crate::constraint::{MAX_CONSTRAINTS, is_label_key, is_label_value};
+use crate::constraint::{Constraint, MAX_CONSTRAINTS, is_label_key, is_label_value};
 use crate::inline::{self, MAX_INLINE_BYTES};
 use crate::text::join_key;
 
 mod network;
+mod paths;
 
 /// Longest name of a job, namespace or task: names become parts of paths and of table columns.
 const MAX_NAME_BYTES: usize = 255;
 
 /// Most labels, and most inputs, of one job: both are walked at every listing and placing.
 const MAX_ENTRIES: usize = 256;
+
+/// Most bytes of all constraints: they travel in the job's announcement, which gossip keeps below 4 KiB, beside
+/// at most 1.5 KiB of everything else.
+const MAX_CONSTRAINT_BYTES: usize = 2560;
+
+/// Longest name of a function: longer ones come from no compiler.
+const MAX_ENTRYPOINT_BYTES: usize = 1024;
+
+/// Most bytes of arguments and environment of a WASM guest, each text with eight bytes for its place. Runners take
+/// 128 KiB; the engine's own variables need the rest.
+const MAX_ARGUMENT_BYTES: usize = 126 << 10;
+
+/// What a text among arguments and environment costs beside its bytes.
+const ARGUMENT_COST: usize = 8;
 
 /// Most memory of a WASM guest: its addresses have 32 bits.
 const MAX_WASM_MEMORY: u64 = 4 << 30;
@@ -82,6 +97,21 @@ fn constraints(spec: &JobSpec, sink: &mut Sink) {
             sink.add(&format!("Constraints[{index}]"), message, None);
         }
     }
+    let cost = |constraint: &Constraint| {
+        let values: usize = constraint.values.iter().map(|value| value.len() + 4).sum();
+        constraint.key.len() + 16 + values
+    };
+    let bytes: usize = spec.constraints.iter().map(cost).sum();
+    if bytes > MAX_CONSTRAINT_BYTES {
+        let message = format!(
+            "too large to be announced: {bytes} bytes of constraints, and at most {MAX_CONSTRAINT_BYTES} are allowed"
+        );
+        sink.add(
+            "Constraints",
+            message,
+            Some("label the nodes so that fewer values say the same".to_owned()),
+        );
+    }
 }
 
 fn labels(spec: &JobSpec, sink: &mut Sink) {
@@ -114,6 +144,7 @@ fn task(task: &Task, sink: &mut Sink) {
     }
     inputs(task, sink);
     results(task, sink);
+    paths::check(task, sink);
     publisher(task, sink);
     network::check(&task.network, sink);
     timeouts(&task.timeouts, sink);
@@ -165,16 +196,37 @@ fn wasm(engine: &WasmEngine, task: &Task, sink: &mut Sink) {
     for (index, import) in engine.imports.iter().enumerate() {
         module(&format!("{PATH}.ImportModules[{index}]"), "import module", import, task, sink);
     }
-    if engine.entrypoint.is_empty() || engine.entrypoint.contains('\0') {
+    let entrypoint = &engine.entrypoint;
+    if entrypoint.is_empty() || entrypoint.contains('\0') {
         sink.add(&format!("{PATH}.Entrypoint"), "the entrypoint must be the name of a function", None);
+    } else if entrypoint.len() > MAX_ENTRYPOINT_BYTES {
+        let message = format!(
+            "the entrypoint has {} bytes, and at most {MAX_ENTRYPOINT_BYTES} are allowed",
+            entrypoint.len()
+        );
+        sink.add(&format!("{PATH}.Entrypoint"), message, None);
     }
     texts("Parameters", &engine.parameters, sink);
+    arguments(engine, task, sink);
     let memory = task.resources.memory;
     if memory > MAX_WASM_MEMORY {
         let message = format!(
             "{memory} bytes of memory, and a WASM guest can address at most {MAX_WASM_MEMORY} (4gib)"
         );
         sink.add("Tasks[0].Resources.Memory", message, None);
+    }
+}
+
+fn arguments(engine: &WasmEngine, task: &Task, sink: &mut Sink) {
+    let environment = task.env.iter().flat_map(|(name, value)| [name, value]);
+    let texts = engine.parameters.iter().chain(environment);
+    let bytes: usize = texts.map(|text| text.len() + ARGUMENT_COST).sum();
+    if bytes > MAX_ARGUMENT_BYTES {
+        let message = format!(
+            "{bytes} bytes of arguments and environment, and at most {MAX_ARGUMENT_BYTES} are allowed together"
+        );
+        let hint = "move large texts into inputs".to_owned();
+        sink.add("Tasks[0].Engine.Params.Parameters", message, Some(hint));
     }
 }
 
@@ -232,22 +284,13 @@ fn is_reserved(name: &str) -> bool {
 
 fn inputs(task: &Task, sink: &mut Sink) {
     at_most("Tasks[0].InputSources", task.inputs.len(), sink);
-    let (mut aliases, mut targets) = (BTreeSet::new(), BTreeSet::new());
+    let mut aliases = BTreeSet::new();
     let mut inline_bytes = 0;
     for (index, input) in task.inputs.iter().enumerate() {
         let path = format!("Tasks[0].InputSources[{index}]");
         if !input.alias.is_empty() && !aliases.insert(&input.alias) {
             let message = format!("input source with alias {} already exists", shown(&input.alias));
             sink.add(&format!("{path}.Alias"), message, None);
-        }
-        let target = &input.target;
-        if target.is_empty() {
-            sink.add(&format!("{path}.Target"), "input source is missing a target", None);
-        } else if !targets.insert(target) {
-            let message = format!("input source with target {} already exists", shown(target));
-            sink.add(&format!("{path}.Target"), message, None);
-        } else if !is_inner_path(target) {
-            sink.add(&format!("{path}.Target"), unsafe_path(target), None);
         }
         inline_bytes += source(&format!("{path}.Source.Params"), &input.source, sink);
     }
@@ -309,10 +352,10 @@ fn s3(path: &str, s3: &S3Source, sink: &mut Sink) {
 
 fn results(task: &Task, sink: &mut Sink) {
     at_most("Tasks[0].ResultPaths", task.results.len(), sink);
-    let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
+    let mut names = BTreeSet::new();
     for (index, result) in task.results.iter().enumerate() {
         let at = |field: &str| format!("Tasks[0].ResultPaths[{index}].{field}");
-        let (name, path) = (&result.name, &result.path);
+        let name = &result.name;
         if name.is_empty() {
             sink.add(&at("Name"), "invalid output: missing name", None);
         } else if !names.insert(name) {
@@ -332,17 +375,6 @@ fn results(task: &Task, sink: &mut Sink) {
                 format!("result name {} is the name of a file in every result", shown(name)),
                 None,
             );
-        }
-        if path.is_empty() {
-            sink.add(&at("Path"), "invalid output: missing path", None);
-        } else if !path.starts_with('/') {
-            sink.add(&at("Path"), format!("result path {} must be absolute", shown(path)), None);
-        } else if !paths.insert(path) {
-            sink.add(&at("Path"), format!("result path {} already exists", shown(path)), None);
-        } else if !is_inner_path(path) {
-            sink.add(&at("Path"), unsafe_path(path), None);
-        } else if task.inputs.iter().any(|input| input.target == *path) {
-            sink.add(&at("Path"), format!("result path {} is the target of an input", shown(path)), None);
         }
     }
 }
@@ -402,7 +434,7 @@ fn size(spec: &JobSpec, sink: &mut Sink) {
 fn name(path: &str, what: &str, text: &str, sink: &mut Sink) {
     if text.contains('\0') {
         sink.add(path, format!("{what} contains a null character"), None);
-    } else if text.chars().any(char::is_control) {
+    } else if text.chars().any(|c| c.is_control() || turns_text(c)) {
         sink.add(path, format!("{what} {} contains a control character", shown(text)), None);
     } else if text.len() > MAX_NAME_BYTES {
         sink.add(
@@ -413,19 +445,13 @@ fn name(path: &str, what: &str, text: &str, sink: &mut Sink) {
     }
 }
 
+/// Characters that change the direction of what is written around them: a name must not disguise a line.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 fn at_most(path: &str, found: usize, sink: &mut Sink) {
     if found > MAX_ENTRIES {
         sink.add(path, format!("{found} entries, and at most {MAX_ENTRIES} are allowed"), None);
     }
-}
-
-/// Whether a path cannot leave the folder that is a guest's root.
-fn is_inner_path(path: &str) -> bool {
-    !path.contains('\0')
-        && path.split('/').all(|part| part != ".." && part != ".")
-        && path.split('/').any(|part| !part.is_empty())
-}
-
-fn unsafe_path(path: &str) -> String {
-    format!("{} is not a path inside the task (no `.` or `..` parts, not the root itself)", shown(path))
 }

@@ -128,7 +128,13 @@ impl Reader<'_> {
         let rest = &self.text[self.at..];
         let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         let end = rest.find(|c| !part(c)).unwrap_or(rest.len());
-        let value = serde_json::from_str(&rest[..end]).map_err(|_| self.error("expected a value"))?;
+        let value = serde_json::from_str(&rest[..end]).map_err(|error: serde_json::Error| {
+            // There is no kind of error for it.
+            if error.to_string().starts_with("number out of range") {
+                return TextError::Syntax(self.position(), "a number that is too large".to_owned());
+            }
+            self.error("expected a value")
+        })?;
         self.at += end;
         Ok(value)
     }

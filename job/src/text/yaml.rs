@@ -13,9 +13,13 @@ pub(super) fn read(text: &str, budget: &mut Budget) -> Result<(Value, Mark), Tex
     let mut builder = Builder { budget, open: Vec::new(), anchors: BTreeMap::new(), done: None };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
-            let message: String = error.info().chars().take(200).collect();
             // At the end of the text, the parser's place is beyond it.
-            TextError::Syntax(position(error.marker()).min(Position::of(text.as_bytes())), message)
+            let at = position(error.marker()).min(Position::of(text.as_bytes()));
+            match error.info() {
+                // The parser has a limit of its own, above ours.
+                "recursion limit exceeded" => TextError::TooDeep(at, builder.budget.limits.depth),
+                info => TextError::Syntax(at, info.chars().take(200).collect()),
+            }
         })?;
         builder.event(event, position(&span.start))?;
     }

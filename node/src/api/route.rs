@@ -12,7 +12,7 @@ use serde_json::json;
 use super::error::ApiError;
 use super::guard::Caller;
 use crate::index::Named;
-use crate::locate;
+use crate::locate::{self, Found};
 use crate::remote;
 use crate::state::App;
 
@@ -40,9 +40,7 @@ pub async fn to_owner(State(app): State<App>, mut request: Request, next: Next) 
     };
     let namespace = query_value(original(&request), "namespace");
     match app.index.find(&text, namespace.as_deref()) {
-        Named::Many(_) => ApiError::bad_request(format!("multiple jobs found for id {text}"))
-            .hint("Use full job ID")
-            .into_response(),
+        Named::Many(_) => several(&text).into_response(),
         Named::One(job) => {
             if let Err(refusal) = may_see(&app, caller, request.headers(), job) {
                 return refusal.into_response();
@@ -52,13 +50,14 @@ pub async fn to_owner(State(app): State<App>, mut request: Request, next: Next) 
         }
         Named::None if !caller.is_local() || !locate::may_name(&text) => not_found(&text).into_response(),
         Named::None => match locate::find(&app, &text, namespace.as_deref()).await {
-            None => not_found(&text).into_response(),
-            Some(found) if found.owner == app.me => not_found(&text).into_response(),
-            Some(found) if rest == "/logs" => {
+            Found::None => not_found(&text).into_response(),
+            Found::Many => several(&text).into_response(),
+            Found::One(found) if found.owner == app.me => not_found(&text).into_response(),
+            Found::One(found) if rest == "/logs" => {
                 request.extensions_mut().insert(Resolved { job: found.job, owner: found.owner });
                 next.run(request).await
             }
-            Some(found) => pass_on(&app, found, &rest, request).await,
+            Found::One(found) => pass_on(&app, found, &rest, request).await,
         },
     }
 }
@@ -139,6 +138,11 @@ pub async fn owner_away(app: &App, found: locate::Owned, error: &remote::RemoteE
             "Executions": here.join(", "),
             "Partial": "true",
         }))
+}
+
+fn several(text: &str) -> ApiError {
+    ApiError::bad_request(format!("multiple jobs found for id {text}"))
+        .hint("Use full job ID, or name the namespace of a job that is called so")
 }
 
 fn not_found(text: &str) -> ApiError {
