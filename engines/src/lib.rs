@@ -30,6 +30,7 @@
 pub mod ended;
 pub mod engine;
 pub mod output;
+pub mod removal;
 pub mod resources;
 pub mod runner;
 pub mod running;

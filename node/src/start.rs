@@ -488,15 +488,10 @@ fn make_dir(path: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Nothing in it survives a restart.
+/// Nothing in it survives a restart. What a program left there, however strange, keeps no node from starting.
 fn empty_dir(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::Directory { path: path.to_owned(), source };
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    std::fs::create_dir_all(path).map_err(failed)
+    engines::removal::empty_dir(path).map_err(failed)
 }
 
 /// The jobs of earlier runs, from their records.

@@ -145,10 +145,10 @@ fn block(block: storage::Block) -> Block {
 }
 
 async fn remove_work_dir(dir: &Path) {
-    match tokio::fs::remove_dir_all(dir).await {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        // The next start of the node empties the directory above.
-        Err(error) => warn!(dir = %dir.display(), %error, "a work directory could not be removed"),
+    let path = dir.to_owned();
+    let removed = tokio::task::spawn_blocking(move || engines::removal::remove_tree(&path)).await;
+    // The next start of the node empties the directory above.
+    if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        warn!(dir = %dir.display(), %error, "a work directory could not be removed");
     }
 }

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchmod, openat, statat, unlinkat};
+use tracing::warn;
 
+use crate::removal::remove_tree;
 use crate::task::{OutputMount, Task, TrustClass};
 use crate::wasm::sys;
 
@@ -37,7 +39,7 @@ pub(crate) struct OutputRoot {
 }
 
 impl OutputRoot {
-    /// Opens the directory of a class, emptied by [`clear`] when the node started.
+    /// Opens the directory of a class, emptied when the node started.
     pub fn open(root: &Path, class: TrustClass, detached_mounts: bool) -> io::Result<Self> {
         let path = root.join(class.name());
         fs::create_dir_all(&path)?;
@@ -79,15 +81,6 @@ impl OutputRoot {
     }
 }
 
-/// Removes what executions of an earlier node left.
-pub(crate) fn clear(root: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(root) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::create_dir_all(root)
-}
-
 /// The output directories of one execution; what is not handed over is removed with this.
 #[derive(Debug)]
 pub(crate) struct OutputDirs {
@@ -101,7 +94,9 @@ pub(crate) struct OutputDirs {
 impl Drop for OutputDirs {
     fn drop(&mut self) {
         // What stays is removed when the node starts next.
-        let _ = fs::remove_dir_all(&self.path);
+        if let Err(error) = remove_tree(&self.path) {
+            warn!(path = %self.path.display(), %error, "the directories of an execution cannot be removed");
+        }
     }
 }
 
@@ -151,7 +146,7 @@ impl OutputDirs {
             walk.directory(directory, 0)?;
             if walk.tally.too_deep {
                 // What was not looked at is not handed over.
-                fs::remove_dir_all(&output.path)?;
+                remove_tree(&output.path)?;
                 fs::create_dir(&output.path)?;
             }
         }
