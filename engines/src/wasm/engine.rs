@@ -350,6 +350,8 @@ fn message(task: &Task, mounts: Vec<Mount>) -> Start {
         env: task.env.clone(),
         mounts,
         memory_bytes: task.limits.memory_bytes,
+        cpu_milli: task.limits.cpu_milli,
+        output_bytes: task.limits.output_bytes,
         wall_nanos: wall,
         caps: [task.limits.stdout_bytes, task.limits.stderr_bytes],
     }

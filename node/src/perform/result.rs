@@ -73,9 +73,9 @@ fn outcome(ended: &Ended, task: &Task, stopped: Option<&str>) -> Outcome {
             format!("memory limit exceeded: it was refused more than {} bytes", task.limits.memory_bytes),
         ),
         EngineOutcome::Trapped(text) => fault(FaultClass::User, format!("the program trapped: {text}")),
-        EngineOutcome::OutputLimit => fault(
+        EngineOutcome::OutputLimit(excess) => fault(
             FaultClass::User,
-            format!("disk limit exceeded: its results are larger than {} bytes", task.limits.output_bytes),
+            format!("disk limit exceeded: {}", excess.describe(task.limits.output_bytes)),
         ),
         EngineOutcome::Lost(text) => fault(FaultClass::Node, format!("lost: {text}")),
     }
