@@ -19,10 +19,45 @@ pub enum Outcome {
     OutOfMemory,
     /// It did what a guest must not do; the text says what, and where.
     Trapped(String),
-    /// It wrote more into its output directories than it was allowed to.
-    OutputLimit,
+    /// It wrote more than it was allowed to.
+    OutputLimit(Excess),
     /// What ran it went away; the text says how. Nothing is known of how far it came.
     Lost(String),
+}
+
+/// What an execution wrote more of than it was allowed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// Bytes in its output directories.
+    Bytes,
+    /// Bytes in files that it had removed and still held open.
+    Removed,
+    /// Files and directories.
+    Entries,
+    /// Directories in each other.
+    Depth,
+}
+
+/// Files and directories that one execution may leave: more would take longer to publish than to make.
+pub const ENTRIES_MAX: u64 = 200_000;
+
+/// How deep its directories may lie in each other.
+pub const DEPTH_MAX: usize = 64;
+
+impl Excess {
+    /// What it was, and the limit, given how many bytes were allowed.
+    pub fn describe(self, bytes: u64) -> String {
+        match self {
+            Excess::Bytes => format!("its results are larger than {bytes} bytes"),
+            Excess::Removed => {
+                format!("files that it removed and still held open are larger than {bytes} bytes")
+            }
+            Excess::Entries => format!("its results are more than {ENTRIES_MAX} files and directories"),
+            Excess::Depth => {
+                format!("its results lie more than {DEPTH_MAX} directories deep in each other")
+            }
+        }
+    }
 }
 
 /// What an execution left behind.

@@ -30,13 +30,14 @@
 pub mod ended;
 pub mod engine;
 pub mod output;
+pub mod removal;
 pub mod resources;
 pub mod runner;
 pub mod running;
 pub mod task;
 pub mod wasm;
 
-pub use ended::{Captured, Ended, Kept, Outcome, Usage};
+pub use ended::{Captured, Ended, Excess, Kept, Outcome, Usage};
 pub use engine::{Engine, EngineKind, PrepareError, Prepared, StartError, Support};
 pub use output::{OutputChunk, OutputReader, Stream};
 pub use running::{Running, StopReason};

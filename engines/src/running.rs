@@ -5,7 +5,7 @@ use std::sync::Arc;
 use job::ExecutionId;
 use tokio::sync::watch;
 
-use crate::ended::{Ended, Outcome, Usage};
+use crate::ended::{Ended, Excess, Outcome, Usage};
 use crate::output::{OutputLog, OutputReader};
 
 /// An execution that was started. Clones are the same execution; dropping them all lets it run on.
@@ -25,7 +25,9 @@ pub enum StopReason {
     /// A deadline that the caller keeps has passed: [`Outcome::TimedOut`].
     TimedOut,
     /// It wrote too much: [`Outcome::OutputLimit`].
-    OutputLimit,
+    OutputLimit(Excess),
+    /// It holds some of a disk that is nearly full: [`Outcome::Lost`], as it is no fault of its own.
+    DiskFull,
 }
 
 impl StopReason {
@@ -34,7 +36,10 @@ impl StopReason {
         match self {
             StopReason::Cancelled => Outcome::Stopped,
             StopReason::TimedOut => Outcome::TimedOut,
-            StopReason::OutputLimit => Outcome::OutputLimit,
+            StopReason::OutputLimit(excess) => Outcome::OutputLimit(excess),
+            StopReason::DiskFull => {
+                Outcome::Lost("it was stopped because the disk that its results go to is nearly full".into())
+            }
         }
     }
 }

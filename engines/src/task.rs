@@ -26,6 +26,14 @@ impl TrustClass {
     pub const ALL: [TrustClass; 4] =
         [TrustClass::Own, TrustClass::Trusted, TrustClass::Member, TrustClass::Anyone];
 
+    /// Whether the submitter is one that the node's user does not know.
+    pub fn is_stranger(self) -> bool {
+        match self {
+            TrustClass::Own | TrustClass::Trusted => false,
+            TrustClass::Member | TrustClass::Anyone => true,
+        }
+    }
+
     /// The class in lower case, as it appears in paths and logs.
     pub fn name(self) -> &'static str {
         match self {
@@ -122,7 +130,8 @@ pub struct OutputMount {
 pub struct Limits {
     /// Memory of the guest, in bytes.
     pub memory_bytes: u64,
-    /// Share of the processors in thousandths of one. WASM guests share the runner's threads fairly.
+    /// Share of the processors in thousandths of one. A WASM guest that takes more waits until it is due again;
+    /// being one thread, it never takes more than 1000.
     pub cpu_milli: u32,
     /// How long it may run, from its start to its end.
     pub wall: Option<Duration>,
@@ -130,7 +139,8 @@ pub struct Limits {
     pub stdout_bytes: u64,
     /// How much of its standard error is kept.
     pub stderr_bytes: u64,
-    /// How much it may leave in all of its output directories together.
+    /// How much it may leave in all of its output directories together, and how much it may have in files that it
+    /// removed and still holds open.
     pub output_bytes: u64,
     /// How many processes it may have. A WASM guest is none and cannot start any.
     pub processes: u32,

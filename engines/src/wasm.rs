@@ -29,6 +29,7 @@ mod pipe;
 mod sandbox;
 pub(crate) mod serve;
 mod settings;
+mod share;
 pub(crate) mod socket;
 pub(crate) mod sys;
 mod ticker;

@@ -229,8 +229,8 @@ impl Building {
         let content = Content::open(&config, me, host.clone()).await.map_err(StartError::Content)?;
         let (owner, owner_queue) = shell::channel();
         let (worker, worker_queue) = shell::channel();
-        let engine = if config.worker { Some(engine(&config, &content)?) } else { None };
         let capacity = config.worker.then(|| capacity(&config));
+        let engine = capacity.as_ref().map(|capacity| engine(&config, &content, capacity)).transpose()?;
         let labels = labels(&config, me);
         let work_dir = config.data_dir.join("work");
         empty_dir(&work_dir)?;
@@ -413,12 +413,16 @@ impl net::Also for Others {
     }
 }
 
-fn engine(config: &Config, content: &Content) -> Result<Arc<WasmEngine>, StartError> {
-    let settings = engines::Settings::new(
+fn engine(config: &Config, content: &Content, capacity: &Resources) -> Result<Arc<WasmEngine>, StartError> {
+    let mut settings = engines::Settings::new(
         content.input_root(),
         &config.data_dir.join("guests"),
         &config.data_dir.join("modules"),
     );
+    // What the machine admits finds a slot and its memory.
+    settings.slots = config.settings.slots.unwrap_or(SLOTS);
+    settings.memory_bytes = capacity.memory;
+    settings.file_bytes = capacity.disk.max(engines::Limits::default().output_bytes);
     WasmEngine::new(settings).map(Arc::new).map_err(|error| StartError::Engine(Box::new(error)))
 }
 
@@ -488,15 +492,10 @@ fn make_dir(path: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Nothing in it survives a restart.
+/// Nothing in it survives a restart. What a program left there, however strange, keeps no node from starting.
 fn empty_dir(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::Directory { path: path.to_owned(), source };
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    std::fs::create_dir_all(path).map_err(failed)
+    engines::removal::empty_dir(path).map_err(failed)
 }
 
 /// The jobs of earlier runs, from their records.

@@ -117,6 +117,11 @@ impl Exit {
         self.status.and_then(|status| status.signal())
     }
 
+    /// The code that it ended with, if it did so by itself.
+    pub fn code(&self) -> Option<i32> {
+        self.status.and_then(|status| status.code())
+    }
+
     /// For logs and errors: how it ended and what it said last.
     pub fn describe(&self) -> String {
         let how = match self.status {

@@ -36,11 +36,24 @@ const REFUSALS: usize = 256;
 /// How long a refusal is remembered; a node's settings may change.
 const REFUSAL_TIME: Duration = Duration::from_secs(60);
 
-/// Compiling yields to guests that run.
+/// Modules of strangers that may wait to be compiled; each holds its turn for as long as its limits say.
+const STRANGERS_WAITING: usize = 64;
+
+/// Compiling yields to guests that run, and compiling for strangers to compiling for the node's user.
 const NICE: i32 = 15;
+const NICE_FOR_STRANGERS: i32 = 19;
 
 /// Open files of a compile child.
 const OPEN_FILES: u64 = 64;
+
+/// How much longer compiled code may be than its module. Known compilers' output grows to 1.2 times its length.
+const CODE_GROWTH: u64 = 8;
+
+/// Code of the smallest module, with everything around it.
+const CODE_BYTES: u64 = 1 << 20;
+
+/// What a Rust program that panicked ends with.
+const PANICKED: i32 = 101;
 
 /// A child that has answered needs no longer than this to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -55,14 +68,16 @@ struct Limits {
 }
 
 impl Limits {
-    /// Strangers get what a module of some megabytes needs. The largest known program (69 MB of
-    /// WebAssembly) takes 62 seconds of processor time and 1.9 GiB.
-    fn of(class: TrustClass) -> Self {
+    /// Strangers get what CPython (26 MB of WebAssembly) needs, on a machine some times slower than those of today:
+    /// there it takes 9 to 13 seconds of processor time and 300 MB. The largest known program (69 MB) takes 62
+    /// seconds and 1.9 GiB.
+    fn of(class: TrustClass, cpu: Option<Duration>) -> Self {
         let (module_mib, data_mib, cpu_seconds, wall_seconds) = match class {
             TrustClass::Own | TrustClass::Trusted => (512, 8192, 600, 900),
             TrustClass::Member => (128, 3072, 120, 300),
-            TrustClass::Anyone => (32, 1024, 10, 60),
+            TrustClass::Anyone => (32, 1024, 60, 180),
         };
+        let cpu_seconds = cpu.map_or(cpu_seconds, |cpu| cpu.as_secs().max(1));
         Limits {
             module_bytes: module_mib << 20,
             data_bytes: data_mib << 20,
@@ -98,14 +113,30 @@ struct Parts {
     runner: RunnerCommand,
     cache: Cache,
     uids: [u32; 4],
-    /// Each child compiles on all processors, so more at once would only take more memory.
-    turn: Semaphore,
+    cpu: Option<Duration>,
+    /// Each child compiles on all processors, so more at once would only take more memory. But the node's user waits
+    /// for no stranger.
+    turns: Turns,
+}
+
+/// Who compiles next.
+#[derive(Debug)]
+struct Turns {
+    known: Semaphore,
+    strangers: Semaphore,
+}
+
+impl Turns {
+    fn of(&self, class: TrustClass) -> &Semaphore {
+        if class.is_stranger() { &self.strangers } else { &self.known }
+    }
 }
 
 #[derive(Default)]
 struct State {
     open: HashMap<CodeKey, (Instant, Arc<Code>)>,
-    flights: HashMap<CodeKey, Flight>,
+    /// With the class that waits for each.
+    flights: HashMap<CodeKey, (TrustClass, Flight)>,
     refusals: HashMap<CodeKey, (Instant, PrepareError)>,
 }
 
@@ -121,7 +152,8 @@ impl Compiler {
         let engine = config::compatibility(&config::compiler().map_err(io::Error::other)?).into();
         let uids = TrustClass::ALL.map(|class| settings.uid(class));
         let runner = settings.runner.clone();
-        let shared = Arc::new(Parts { spawner, runner, cache, uids, turn: Semaphore::new(1) });
+        let turns = Turns { known: Semaphore::new(1), strangers: Semaphore::new(1) };
+        let shared = Arc::new(Parts { spawner, runner, cache, uids, cpu: settings.compile_cpu, turns });
         Ok(Compiler { shared, engine, state: Arc::default() })
     }
 
@@ -150,8 +182,9 @@ impl Compiler {
             {
                 return Err(refusal.clone());
             }
-            let state = &mut *state;
-            state.flights.entry(key).or_insert_with(|| self.depart(key, module, entrypoint, class)).clone()
+            state.check_room(key, class)?;
+            let depart = || (class, self.depart(key, module, entrypoint, class));
+            state.flights.entry(key).or_insert_with(depart).1.clone()
         };
         flight.await
     }
@@ -187,6 +220,17 @@ impl Compiler {
 }
 
 impl State {
+    /// Refuses one more module of strangers when too many wait: whoever asked may be gone, the work goes on.
+    fn check_room(&self, key: CodeKey, class: TrustClass) -> Result<(), PrepareError> {
+        let strangers = || self.flights.values().filter(|(class, _)| class.is_stranger()).count();
+        if class.is_stranger() && !self.flights.contains_key(&key) && strangers() >= STRANGERS_WAITING {
+            return Err(PrepareError::Node(format!(
+                "{STRANGERS_WAITING} modules of strangers wait to be compiled here already"
+            )));
+        }
+        Ok(())
+    }
+
     fn remember(&mut self, key: CodeKey, result: &Result<Arc<Code>, PrepareError>) {
         let now = Instant::now();
         match result {
@@ -222,12 +266,12 @@ impl Parts {
         entrypoint: String,
         class: TrustClass,
     ) -> Result<Code, PrepareError> {
-        let _turn = self.turn.acquire().await.map_err(node("cannot compile now"))?;
         let parts = Arc::clone(self);
         let found = blocking(move || parts.cache.get(key)).await?;
         let (file, memory_minimum) = match found {
             Some(found) => found,
             None => {
+                let _turn = self.turns.of(class).acquire().await.map_err(node("cannot compile now"))?;
                 let began = Instant::now();
                 let (code, memory_minimum) = self.compile(path, entrypoint, class).await?;
                 debug!(%class, elapsed = ?began.elapsed(), "compiled a module");
@@ -246,7 +290,7 @@ impl Parts {
         entrypoint: String,
         class: TrustClass,
     ) -> Result<(File, u64), PrepareError> {
-        let limits = Limits::of(class);
+        let limits = Limits::of(class, self.cpu);
         let module = File::open(path).map_err(node("cannot open the module"))?;
         let length = module.metadata().map_err(node("cannot open the module"))?.len();
         if length > limits.module_bytes {
@@ -262,8 +306,10 @@ impl Parts {
             for_anyone: class == TrustClass::Anyone,
             data_bytes: limits.data_bytes,
             cpu_seconds: Some(limits.cpu_seconds),
+            file_bytes: length.saturating_mul(CODE_GROWTH).saturating_add(CODE_BYTES),
+            memory_files: true,
             open_files: OPEN_FILES,
-            nice: NICE,
+            nice: if class.is_stranger() { NICE_FOR_STRANGERS } else { NICE },
         };
         let setup = Setup::Compile(Box::new(Compile { entrypoint, sandbox }));
         let name = format!("cardume: compiling for {class}");
@@ -294,18 +340,28 @@ impl Parts {
 }
 
 impl Limits {
-    /// Why a child ended without an answer: almost always because it was made to.
+    /// Why a child ended without an answer: mostly because it was made to.
     fn explain(&self, exit: &Exit) -> PrepareError {
-        match exit.signal() {
-            Some(libc::SIGXCPU) => PrepareError::Limit(format!(
+        // What Rust says before it aborts for want of memory.
+        let no_memory = exit.said.contains("memory allocation of");
+        match (exit.signal(), exit.code()) {
+            (Some(libc::SIGXCPU), _) => PrepareError::Limit(format!(
                 "compiling the module took more than {} s of processor time",
                 self.cpu_seconds
             )),
-            // What the allocator does when there is no more, and what the system does when there is none
-            // for anyone.
-            Some(libc::SIGABRT | libc::SIGKILL | libc::SIGSEGV) => PrepareError::Limit(format!(
+            (Some(libc::SIGABRT), _) if no_memory => PrepareError::Limit(format!(
                 "compiling the module took more than {} MiB of memory",
                 self.data_bytes >> 20
+            )),
+            // The system does so when there is no memory for anyone.
+            (Some(libc::SIGKILL), _) => PrepareError::Node(
+                "the child that compiled the module was ended by the system, perhaps for want of memory"
+                    .into(),
+            ),
+            // The same compiler would do the same with the same module on every node.
+            (Some(_), _) | (None, Some(PANICKED)) => PrepareError::Job(format!(
+                "the module cannot run: the compiler failed on it and {}",
+                exit.describe()
             )),
             _ => PrepareError::Node(format!("the child that compiled the module {}", exit.describe())),
         }
@@ -349,4 +405,59 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    fn explained(status: i32, said: &str) -> PrepareError {
+        let exit = Exit { status: Some(ExitStatus::from_raw(status)), said: said.into() };
+        Limits::of(TrustClass::Anyone, None).explain(&exit)
+    }
+
+    #[test]
+    fn the_end_of_a_child_is_told_for_what_it_was() {
+        let memory = explained(libc::SIGABRT, "memory allocation of 4096 bytes failed");
+        assert!(matches!(&memory, PrepareError::Limit(text) if text.contains("1024 MiB")), "{memory}");
+        let time = explained(libc::SIGXCPU, "");
+        assert!(matches!(&time, PrepareError::Limit(text) if text.contains("60 s")), "{time}");
+        for (status, said) in [
+            (libc::SIGABRT, "thread has overflowed its stack"),
+            (libc::SIGSEGV, ""),
+            (PANICKED << 8, "panicked at"),
+        ] {
+            let crash = explained(status, said);
+            assert!(matches!(&crash, PrepareError::Job(text) if text.contains("compiler failed")), "{crash}");
+        }
+        assert!(matches!(explained(libc::SIGKILL, ""), PrepareError::Node(_)));
+        assert!(matches!(explained(1 << 8, "runner: no"), PrepareError::Node(_)));
+    }
+
+    #[test]
+    fn strangers_wait_for_each_other_and_nobody_else_for_them() {
+        let turns = Turns { known: Semaphore::new(1), strangers: Semaphore::new(1) };
+        let _compiling = turns.of(TrustClass::Anyone).try_acquire().unwrap();
+        assert!(turns.of(TrustClass::Member).try_acquire().is_err());
+        assert!(turns.of(TrustClass::Own).try_acquire().is_ok());
+        assert!(turns.of(TrustClass::Trusted).try_acquire().is_ok());
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_queue_without_end() {
+        let mut state = State::default();
+        let never = || std::future::pending().boxed().shared();
+        for number in 0..STRANGERS_WAITING {
+            let key = CodeKey([number as u8; 32]);
+            assert_eq!(state.check_room(key, TrustClass::Anyone), Ok(()));
+            state.flights.insert(key, (TrustClass::Anyone, never()));
+        }
+        let another = CodeKey([255; 32]);
+        assert!(matches!(state.check_room(another, TrustClass::Anyone), Err(PrepareError::Node(_))));
+        assert_eq!(state.check_room(CodeKey([0; 32]), TrustClass::Anyone), Ok(()), "it shares the work");
+        assert_eq!(state.check_room(another, TrustClass::Own), Ok(()));
+    }
 }

@@ -17,13 +17,14 @@ use super::execution::Execution;
 use super::host::{Host, HostError};
 use super::mounts::check_targets;
 use super::mounts::inputs::{Inputs, Staged, View};
-use super::mounts::outputs::{self, OutputDirs};
+use super::mounts::outputs::OutputDirs;
 use super::sandbox;
 use super::settings::{SandboxReport, Settings};
 use super::sys;
 use super::wire::{ARGUMENTS_BYTES, Mount, Start};
 use crate::engine::{Engine, EngineKind, PrepareError, Prepared, StartError, Support};
 use crate::output::OutputLog;
+use crate::removal;
 use crate::running::{self, Running};
 use crate::task::{Task, TaskKind, TrustClass};
 
@@ -92,7 +93,7 @@ impl WasmEngine {
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         let failed = |what| move |source| SetupError { what, source };
         std::fs::create_dir_all(&settings.input_root).map_err(failed("the input directory"))?;
-        outputs::clear(&settings.output_root).map_err(failed("the output directory"))?;
+        removal::empty_dir(&settings.output_root).map_err(failed("the output directory"))?;
         let inputs = Arc::new(Inputs::open(&settings.input_root).map_err(failed("the input directory"))?);
         let spawner = Arc::new(Spawner::start().map_err(failed("the thread that starts runners"))?);
         let compiler = Compiler::new(&settings, Arc::clone(&spawner))
@@ -349,6 +350,8 @@ fn message(task: &Task, mounts: Vec<Mount>) -> Start {
         env: task.env.clone(),
         mounts,
         memory_bytes: task.limits.memory_bytes,
+        cpu_milli: task.limits.cpu_milli,
+        output_bytes: task.limits.output_bytes,
         wall_nanos: wall,
         caps: [task.limits.stdout_bytes, task.limits.stderr_bytes],
     }

@@ -12,9 +12,9 @@ use tracing::warn;
 use super::engine::Lease;
 use super::host::{Begun, Event};
 use super::mounts::inputs::Staged;
-use super::mounts::outputs::{Gauge, MEASURE_EVERY, OutputDirs};
-use super::wire::{Finished, How};
-use crate::ended::{Outcome, Usage};
+use super::mounts::outputs::{Gauge, MEASURE_EVERY, MEASURE_WITHIN, OutputDirs};
+use super::wire::{self, Finished, How};
+use crate::ended::{Excess, Outcome, Usage};
 use crate::output::Stream;
 use crate::running::{StopReason, Supervisor};
 
@@ -48,7 +48,7 @@ impl Execution {
                 biased;
                 event = self.begun.events.recv() => match event {
                     Some(Event::Output(stream, bytes)) => {
-                        self.host.take_output(&self.supervisor, &self.begun, stream, bytes).await;
+                        self.host.take_output(&self.supervisor, &mut self.begun, stream, bytes).await;
                         continue;
                     }
                     Some(Event::Ended(finished)) => break finish(&self.supervisor, *finished, reason).await,
@@ -56,7 +56,7 @@ impl Execution {
                     None => break lost("its runner is gone", reason, began),
                 },
                 Some(asked) = stops.asked(), if reason.is_none() => asked,
-                () = &mut outgrown, if reason.is_none() => StopReason::OutputLimit,
+                reason = &mut outgrown, if reason.is_none() => reason,
                 () = passed(last_moment) => {
                     // What was asked of the runner, or what it was told from the start, did not happen.
                     reason.get_or_insert(StopReason::TimedOut);
@@ -83,11 +83,21 @@ impl Execution {
 
 impl Lease {
     /// Keeps a piece of output, and lets the guest send as much again.
-    async fn take_output(&self, supervisor: &Supervisor, begun: &Begun, stream: Stream, bytes: bytes::Bytes) {
-        let length = bytes.len() as u64;
+    async fn take_output(
+        &self,
+        supervisor: &Supervisor,
+        begun: &mut Begun,
+        stream: Stream,
+        bytes: bytes::Bytes,
+    ) {
+        let taken = &mut begun.taken[stream.index()];
+        *taken += wire::cost(bytes.len());
         keep(supervisor, stream, bytes).await;
-        begun.owed[stream.index()].fetch_sub(length, Ordering::AcqRel);
-        self.credit(begun.id, stream, length);
+        if *taken >= wire::CREDIT_STEP {
+            let credit = std::mem::take(taken);
+            begun.owed[stream.index()].fetch_sub(credit, Ordering::AcqRel);
+            self.credit(begun.id, stream, credit);
+        }
     }
 }
 
@@ -116,6 +126,7 @@ async fn finish(supervisor: &Supervisor, finished: Finished, reason: Option<Stop
         How::TimedOut => Outcome::TimedOut,
         How::Stopped => reason.unwrap_or(StopReason::Cancelled).outcome(),
         How::OutOfMemory => Outcome::OutOfMemory,
+        How::RemovedTooMuch => Outcome::OutputLimit(Excess::Removed),
         How::Trapped(text) => Outcome::Trapped(text),
         How::Failed(text) => Outcome::Lost(format!("its runner could not run it: {text}")),
     };
@@ -128,30 +139,30 @@ fn lost(how: &str, reason: Option<StopReason>, began: Instant) -> (Outcome, Usag
     (outcome, Usage { wall: began.elapsed(), ..Usage::default() })
 }
 
-/// Ready when there is more in the output directories than may be; never, without any.
-async fn outgrown(gauge: Option<Gauge>, output_bytes: u64) {
+/// Ready when there is more in the output directories than may be, or than the disk has room for; never, without
+/// any.
+async fn outgrown(gauge: Option<Gauge>, output_bytes: u64) -> StopReason {
     let Some(gauge) = gauge else { return std::future::pending().await };
     let mut pause = MEASURE_EVERY;
     loop {
         tokio::time::sleep(pause).await;
         let (began, gauge) = (Instant::now(), gauge.clone());
-        match blocking(move || gauge.measure()).await {
-            Ok(tally) if !tally.within(output_bytes) => return,
-            Ok(_) => {}
+        match blocking(move || gauge.look(output_bytes)).await {
+            Ok(Some(reason)) => return reason,
+            Ok(None) => {}
             Err(error) => warn!(%error, "cannot measure the output of an execution"),
         }
-        // Large trees are measured less often: never more than a tenth of the time goes into it.
-        pause = MEASURE_EVERY.max(began.elapsed() * 9);
+        // Large trees are measured less often, so that little of the time goes into it.
+        pause = (began.elapsed() * 9).clamp(MEASURE_EVERY, MEASURE_WITHIN);
     }
 }
 
 async fn hand_over(outputs: OutputDirs, output_bytes: u64, outcome: Outcome) -> Outcome {
     match blocking(move || outputs.hand_over()).await {
-        Ok(tally) if !tally.within(output_bytes) => match outcome {
-            Outcome::Exited(_) => Outcome::OutputLimit,
-            other => other,
+        Ok(tally) => match (tally.excess(output_bytes), outcome) {
+            (Some(excess), Outcome::Exited(_)) => Outcome::OutputLimit(excess),
+            (_, outcome) => outcome,
         },
-        Ok(_) => outcome,
         Err(error) => Outcome::Lost(format!("its results cannot be handed over: {error}")),
     }
 }

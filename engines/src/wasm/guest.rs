@@ -2,24 +2,28 @@
 
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use wasmtime::{Engine, InstancePre, Linker, ResourceLimiter, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::filesystem::Descriptor;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder, WasiView as _};
 
 use super::check::{Functions, WASI};
 use super::pipe::{Pipe, Waiting};
 use super::serve::{Module, Serving};
+use super::share::Share;
 use super::socket::Outbox;
 use super::wire::{Finished, How, Start, shorten};
 
-/// Open files, directories and polls of one guest together.
-const GUEST_HANDLES: usize = 1024;
+/// How long between two looks at the files that a guest has removed and still holds open, at least.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Entries of one of a guest's tables, when tables are not from the pool, which has its own limit.
 const TABLE_ELEMENTS: usize = 1 << 20;
@@ -28,6 +32,18 @@ const TABLE_ELEMENTS: usize = 1 << 20;
 pub(crate) struct GuestState {
     wasi: WasiP1Ctx,
     memory: Memory,
+    turns: Turns,
+}
+
+/// What is decided before a guest's next turn.
+struct Turns {
+    share: Share,
+    /// Processor time that it has taken, up to its last turn.
+    spent: Arc<AtomicU64>,
+    /// How large the files may be that it has removed and still holds open; without a writable directory there
+    /// are none.
+    removed_bytes: Option<u64>,
+    looked: Instant,
 }
 
 /// Everything that a guest may import: WASI preview 1.
@@ -44,7 +60,8 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
 pub(crate) fn functions(engine: &Engine) -> wasmtime::Result<Functions> {
     let wasi = WasiCtxBuilder::new().build_p1();
     let memory = Memory { limit: 0, peak: 0, refused: false };
-    Ok(Functions::of(engine, &linker(engine)?, GuestState { wasi, memory }))
+    let turns = Turns::new(0, None);
+    Ok(Functions::of(engine, &linker(engine)?, GuestState { wasi, memory, turns }))
 }
 
 /// A guest as the rest of the runner sees it; clones are the same guest.
@@ -114,9 +131,9 @@ pub(super) async fn run(
         Err(text) => return guest.finished(How::Failed(shorten(text)), Duration::ZERO, 0),
     };
     let ticking = serving.ticker.enter();
-    let mut cpu = Duration::ZERO;
+    let spent = Arc::clone(&store.data().turns.spent);
     let ended = {
-        let mut call = pin!(metered(call(&module, &mut store, &start.entrypoint), &mut cpu));
+        let mut call = pin!(metered(call(&module, &mut store, &start.entrypoint), &spent));
         // The guest goes last: it takes turn after turn if it spins, and must not keep the others from
         // theirs.
         tokio::select! {
@@ -131,7 +148,7 @@ pub(super) async fn run(
     drop(ticking);
     let memory = &store.data().memory;
     let how = ended.map_or_else(|failure| failure.explain(memory.refused), |()| How::Exited(0));
-    guest.finished(how, cpu, memory.peak as u64)
+    guest.finished(how, Duration::from_nanos(spent.load(Ordering::Relaxed)), memory.peak as u64)
 }
 
 /// The guest's world: its arguments, environment, streams and directories, and nothing else.
@@ -157,15 +174,60 @@ fn store(
             .map_err(|error| format!("cannot open the directory of {}: {error}", mount.target))?;
     }
     let mut wasi = wasi.build_p1();
-    wasi.ctx().table.set_max_capacity(GUEST_HANDLES);
+    wasi.ctx().table.set_max_capacity(serving.shared.handles);
     let limit = usize::try_from(start.memory_bytes).unwrap_or(usize::MAX);
     let memory = Memory { limit, peak: 0, refused: false };
-    let mut store = Store::new(&serving.shared.engine, GuestState { wasi, memory });
+    let writes = start.mounts.iter().any(|mount| mount.writable);
+    let turns = Turns::new(start.cpu_milli, writes.then_some(start.output_bytes));
+    let mut store = Store::new(&serving.shared.engine, GuestState { wasi, memory, turns });
     store.limiter(|state| &mut state.memory);
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+    store.epoch_deadline_callback(|mut store| store.data_mut().next_turn());
     Ok(store)
 }
+
+impl Turns {
+    fn new(cpu_milli: u32, removed_bytes: Option<u64>) -> Self {
+        let now = Instant::now();
+        Turns { share: Share::new(cpu_milli, now), spent: Arc::default(), removed_bytes, looked: now }
+    }
+}
+
+impl GuestState {
+    /// When a guest goes on whose turn is over; an error if it does not.
+    fn next_turn(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let now = Instant::now();
+        if let Some(most) = self.turns.removed_bytes
+            && now.duration_since(self.turns.looked) >= LOOK_EVERY
+        {
+            self.turns.looked = now;
+            if self.removed_bytes() > most {
+                return Err(RemovedTooMuch.into());
+            }
+        }
+        let spent = Duration::from_nanos(self.turns.spent.load(Ordering::Relaxed));
+        Ok(match self.turns.share.wait(now, spent) {
+            None => UpdateDeadline::Yield(1),
+            Some(wait) => UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(wait))),
+        })
+    }
+
+    /// How large the files are that are in no directory any more and live on because the guest holds them open.
+    /// No look at the directories finds them.
+    fn removed_bytes(&mut self) -> u64 {
+        let table = self.wasi.ctx().table;
+        let files = table.iter_mut().filter_map(|entry| match entry.downcast_ref() {
+            Some(Descriptor::File(file)) => file.file.metadata().ok(),
+            _ => None,
+        });
+        files.filter(|file| file.nlink() == 0).fold(0, |sum, file| sum.saturating_add(file.len()))
+    }
+}
+
+/// See [`GuestState::removed_bytes`].
+#[derive(Debug, thiserror::Error)]
+#[error("files that were removed and are still open are too large")]
+struct RemovedTooMuch;
 
 async fn call(
     module: &InstancePre<GuestState>,
@@ -193,6 +255,9 @@ impl Failure {
         };
         if let Some(&I32Exit(code)) = error.downcast_ref() {
             return How::Exited(code);
+        }
+        if error.is::<RemovedTooMuch>() {
+            return How::RemovedTooMuch;
         }
         if memory_refused {
             return How::OutOfMemory;
@@ -235,13 +300,13 @@ async fn passed(moment: Option<Instant>) {
     }
 }
 
-/// Adds up the processor time that a future takes.
-async fn metered<T>(future: impl Future<Output = T>, total: &mut Duration) -> T {
+/// Adds up the processor time that a future takes, in nanoseconds.
+async fn metered<T>(future: impl Future<Output = T>, total: &AtomicU64) -> T {
     let mut future = pin!(future);
     poll_fn(|context| {
         let before = thread_time();
         let polled = future.as_mut().poll(context);
-        *total += thread_time().saturating_sub(before);
+        total.fetch_add(nanos(thread_time().saturating_sub(before)), Ordering::Relaxed);
         polled
     })
     .await

@@ -13,10 +13,11 @@ use tracing::{debug, warn};
 use super::child::{Child, Spawner};
 use super::compile::Code;
 use super::mounts::outputs::OutputRoot;
+use super::serve;
 use super::settings::{SandboxReport, Settings};
 use super::socket::{self, Link, Outbox, Queue};
 use super::text;
-use super::wire::{self, Finished, Plan, Serve, Setup, Start, ToNode, ToRunner};
+use super::wire::{self, Encoded, Finished, How, Plan, Serve, Setup, Start, ToNode, ToRunner};
 use crate::output::Stream;
 use crate::task::TrustClass;
 
@@ -32,11 +33,20 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// How long a runner whose socket closed may take to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Memory of the runner itself, beyond its guests': stacks, kept pages, what is on its way.
-const OVERHEAD_BYTES: u64 = 1 << 30;
+/// Memory of the runner itself, beyond its guests'.
+const OVERHEAD_BYTES: u64 = 512 << 20;
 
-/// Open files of all guests of a runner together.
-const OPEN_FILES: u64 = 16 << 10;
+/// Memory of the runner for each slot, beyond what the guest in it may take: its stack, pages that are kept for the
+/// next, output and file contents that are on their way.
+const SLOT_BYTES: u64 = 12 << 20;
+
+/// Guests of anyone yield to everything else on the machine.
+const NICE_FOR_ANYONE: i32 = 5;
+
+/// Messages that may wait until a runner takes them in, for each slot and beyond. One that listens is owed a few
+/// for each execution: to load, to start, to stop, and four times credit for each stream.
+const MESSAGES_PER_SLOT: usize = 16;
+const MESSAGES_SPARE: usize = 1024;
 
 /// How often sending lets others go first, see [`Queue::pump`].
 const YIELDS: usize = 1;
@@ -59,6 +69,7 @@ pub(super) struct Host {
     pub slots: Arc<Semaphore>,
     pub process: Option<u32>,
     out: Outbox,
+    messages_max: usize,
     users: AtomicUsize,
     used: Mutex<Instant>,
     state: Arc<State>,
@@ -80,6 +91,14 @@ struct Live {
     /// Bounded by credit: more output than was allowed ends the runner.
     events: mpsc::UnboundedSender<Event>,
     owed: [Arc<AtomicU64>; 2],
+    module: u64,
+}
+
+/// Questions whether a runner is well.
+#[derive(Debug, Default)]
+struct Pings {
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +126,8 @@ pub(super) struct Begun {
     pub events: mpsc::UnboundedReceiver<Event>,
     /// Output of each stream that was taken from the socket, and not yet credited.
     pub owed: [Arc<AtomicU64>; 2],
+    /// The part of it that is dealt with.
+    pub taken: [u64; 2],
 }
 
 impl Host {
@@ -159,6 +180,7 @@ impl Host {
             slots: Arc::new(Semaphore::new(settings.slots as usize)),
             process,
             out,
+            messages_max: settings.slots as usize * MESSAGES_PER_SLOT + MESSAGES_SPARE,
             users: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
             state,
@@ -185,7 +207,7 @@ impl Host {
         let owed = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
         let alone = match &mut *lock(&self.state.executions) {
             Some(executions) => {
-                executions.insert(id, Live { events, owed: owed.clone() });
+                executions.insert(id, Live { events, owed: owed.clone(), module: code.id });
                 executions.len() == 1
             }
             None => return Ok(None),
@@ -198,9 +220,9 @@ impl Host {
             }
             return Err(error);
         }
-        self.out.send(message, alone);
+        self.send(message, alone);
         drop(loaded);
-        Ok(Some(Begun { id, events: received, owed }))
+        Ok(Some(Begun { id, events: received, owed, taken: [0; 2] }))
     }
 
     fn load(&self, loaded: &mut Loaded, code: &Code) -> io::Result<()> {
@@ -270,8 +292,16 @@ impl Host {
     }
 
     fn say(&self, message: &ToRunner, fds: Vec<OwnedFd>) -> io::Result<()> {
-        self.out.send(wire::encode(message, fds).map_err(io::Error::other)?, false);
+        self.send(wire::encode(message, fds).map_err(io::Error::other)?, false);
         Ok(())
+    }
+
+    /// What a runner does not take in would gather here for ever.
+    fn send(&self, message: Encoded, alone: bool) {
+        if self.out.waiting() >= self.messages_max {
+            return self.end("did not take in what it was told".into());
+        }
+        self.out.send(message, alone);
     }
 }
 
@@ -287,10 +317,15 @@ fn plan(settings: &Settings, class: TrustClass, detached_mounts: bool) -> Plan {
         uid: rustix::process::geteuid().is_root().then(|| settings.uid(class)),
         detached_mounts,
         for_anyone: class == TrustClass::Anyone,
-        data_bytes: settings.memory_bytes.saturating_add(OVERHEAD_BYTES),
+        data_bytes: settings
+            .memory_bytes
+            .saturating_add(OVERHEAD_BYTES)
+            .saturating_add(u64::from(settings.slots).saturating_mul(SLOT_BYTES)),
         cpu_seconds: None,
-        open_files: OPEN_FILES,
-        nice: 0,
+        file_bytes: settings.file_bytes,
+        memory_files: false,
+        open_files: serve::open_files(settings.slots),
+        nice: if class == TrustClass::Anyone { NICE_FOR_ANYONE } else { 0 },
     }
 }
 
@@ -321,13 +356,13 @@ struct Driver {
 impl Driver {
     async fn run(self, queue: Queue, heartbeat: Duration) {
         let Driver { class, child, link, out, state } = self;
-        let answered = AtomicU64::new(0);
+        let pings = Pings::default();
         let mut end = state.end.subscribe();
         let why = tokio::select! {
             why = async { end.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) } => why,
             result = queue.pump(YIELDS) => result.err().map(|error| text(&error)),
-            result = read(&link, &state, &answered) => result.err(),
-            why = watch_over(&out, &answered, heartbeat) => Some(why),
+            result = read(&link, &state, &pings) => result.err(),
+            why = watch_over(&out, &pings, heartbeat) => Some(why),
         };
         // From here on nothing is started in it.
         state.end.send_if_modified(|end| {
@@ -358,7 +393,7 @@ const UNNEEDED: &str = "is no longer needed";
 
 /// Hands what the runner says to the executions. `Ok` when it closed its end, an error when it said what it
 /// must not.
-async fn read(link: &Link, state: &State, answered: &AtomicU64) -> Result<(), String> {
+async fn read(link: &Link, state: &State, pings: &Pings) -> Result<(), String> {
     let mut buffer = socket::buffer();
     let mut fds = Vec::new();
     loop {
@@ -371,7 +406,7 @@ async fn read(link: &Link, state: &State, answered: &AtomicU64) -> Result<(), St
         let mut result = Ok(());
         wire::decode(&buffer[..length], &mut fds, |message: ToNode, _| {
             if result.is_ok() {
-                result = state.take_in(message, answered);
+                result = state.take_in(message, pings);
             }
         })
         .map_err(|error| format!("said what it must not: {error}"))?;
@@ -380,15 +415,18 @@ async fn read(link: &Link, state: &State, answered: &AtomicU64) -> Result<(), St
 }
 
 impl State {
-    fn take_in(&self, message: ToNode, answered: &AtomicU64) -> Result<(), &'static str> {
-        let mut executions = lock(&self.executions);
-        let Some(executions) = &mut *executions else { return Ok(()) };
+    fn take_in(&self, message: ToNode, pings: &Pings) -> Result<(), &'static str> {
+        let mut guard = lock(&self.executions);
+        let Some(executions) = &mut *guard else { return Ok(()) };
         match message {
             ToNode::Output { id, stream, bytes } => {
                 let stream = *Stream::ALL.get(usize::from(stream)).ok_or("there is no such stream")?;
                 let Some(live) = executions.get(&id) else { return Ok(()) };
-                let length = bytes.len() as u64;
-                let owed = live.owed[stream.index()].fetch_add(length, Ordering::AcqRel) + length;
+                if bytes.is_empty() {
+                    return Err("output that is none");
+                }
+                let cost = wire::cost(bytes.len());
+                let owed = live.owed[stream.index()].fetch_add(cost, Ordering::AcqRel) + cost;
                 if owed > wire::CREDIT_BYTES {
                     return Err("more output than it has credit for");
                 }
@@ -396,12 +434,19 @@ impl State {
                 let _ = live.events.send(Event::Output(stream, bytes));
             }
             ToNode::Ended(finished) => {
-                if let Some(live) = executions.remove(&finished.id) {
-                    let _ = live.events.send(Event::Ended(Box::new(finished)));
+                let Some(live) = executions.remove(&finished.id) else { return Ok(()) };
+                drop(guard);
+                if let How::Failed(_) = finished.how {
+                    // Perhaps its code did not arrive; the next start sends it again.
+                    lock(&self.loaded).modules.remove(&live.module);
                 }
+                let _ = live.events.send(Event::Ended(Box::new(finished)));
             }
             ToNode::Pong { number } => {
-                answered.fetch_max(number, Ordering::AcqRel);
+                if number > pings.asked.load(Ordering::Acquire) {
+                    return Err("it answers what it was not asked");
+                }
+                pings.answered.fetch_max(number, Ordering::AcqRel);
             }
             ToNode::Ready(_) | ToNode::Refused(_) => return Err("it is ready twice"),
         }
@@ -410,19 +455,20 @@ impl State {
 }
 
 /// Asks regularly whether the runner is well; ready, with the reason, when it has not answered for too long.
-async fn watch_over(out: &Outbox, answered: &AtomicU64, heartbeat: Duration) -> String {
-    let mut asked = 0_u64;
+async fn watch_over(out: &Outbox, pings: &Pings, heartbeat: Duration) -> String {
     let mut interval = tokio::time::interval(heartbeat);
     // After a sleep of the machine one question is enough.
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        if asked.saturating_sub(answered.load(Ordering::Acquire)) >= UNANSWERED_MAX {
+        let asked = pings.asked.load(Ordering::Acquire);
+        if asked.saturating_sub(pings.answered.load(Ordering::Acquire)) >= UNANSWERED_MAX {
             return format!("did not answer for {:?}", heartbeat * UNANSWERED_MAX as u32);
         }
         // An idle runner is asked too: it must be well when the next execution comes.
-        asked += 1;
-        match wire::encode(&ToRunner::Ping { number: asked }, vec![]) {
+        let number = asked + 1;
+        pings.asked.store(number, Ordering::Release);
+        match wire::encode(&ToRunner::Ping { number }, vec![]) {
             Ok(ping) => out.send(ping, false),
             Err(error) => return format!("cannot be asked whether it is well: {error}"),
         }
@@ -439,7 +485,7 @@ mod tests {
 
     fn state() -> (State, mpsc::UnboundedReceiver<Event>) {
         let (events, received) = mpsc::unbounded_channel();
-        let live = Live { events, owed: Default::default() };
+        let live = Live { events, owed: Default::default(), module: 3 };
         let state = State {
             next: AtomicU64::new(1),
             loaded: Mutex::default(),
@@ -457,23 +503,61 @@ mod tests {
     #[test]
     fn a_runner_that_sends_more_than_it_has_credit_for_is_found_out() {
         let (state, mut events) = state();
-        let answered = AtomicU64::new(0);
+        let pings = Pings::default();
         let pieces = wire::CREDIT_BYTES as usize / wire::CHUNK_BYTES;
         for _ in 0..pieces {
-            assert_eq!(state.take_in(output(0, 1, wire::CHUNK_BYTES), &answered), Ok(()));
+            assert_eq!(state.take_in(output(0, 1, wire::CHUNK_BYTES), &pings), Ok(()));
         }
-        assert!(state.take_in(output(0, 1, 1), &answered).is_err());
-        assert_eq!(state.take_in(output(0, 0, 1), &answered), Ok(()), "the other stream has its own");
+        assert!(state.take_in(output(0, 1, 1), &pings).is_err());
+        assert_eq!(state.take_in(output(0, 0, 1), &pings), Ok(()), "the other stream has its own");
         assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), pieces + 1);
+    }
+
+    #[test]
+    fn credit_bounds_the_number_of_pieces_however_short_they_are() {
+        let (state, mut events) = state();
+        let pings = Pings::default();
+        assert!(state.take_in(output(0, 0, 0), &pings).is_err(), "an empty piece is none");
+        let taken = (0..100_000).take_while(|_| state.take_in(output(0, 0, 1), &pings).is_ok()).count();
+        assert_eq!(taken as u64, wire::CREDIT_BYTES / wire::cost(1));
+        assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), taken);
+    }
+
+    #[test]
+    fn a_runner_answers_no_question_that_it_was_not_asked() {
+        let (state, _events) = state();
+        let pings = Pings { asked: 3.into(), answered: 0.into() };
+        assert_eq!(state.take_in(ToNode::Pong { number: 3 }, &pings), Ok(()));
+        assert_eq!(pings.answered.load(Ordering::Acquire), 3);
+        assert!(state.take_in(ToNode::Pong { number: u64::MAX }, &pings).is_err());
+        assert_eq!(pings.answered.load(Ordering::Acquire), 3);
+    }
+
+    #[test]
+    fn code_that_a_runner_could_not_use_is_sent_again() {
+        let (state, mut events) = state();
+        lock(&state.loaded).modules.insert(3, 1);
+        let failed = Finished {
+            id: 0,
+            how: How::Failed("its file did not arrive".into()),
+            rest: Default::default(),
+            discarded: [0; 2],
+            cpu_nanos: 0,
+            peak_memory_bytes: 0,
+            wall_nanos: 0,
+        };
+        assert_eq!(state.take_in(ToNode::Ended(failed), &Pings::default()), Ok(()));
+        assert!(lock(&state.loaded).modules.is_empty());
+        assert!(matches!(events.try_recv(), Ok(Event::Ended(_))));
     }
 
     #[test]
     fn what_a_runner_says_of_executions_that_are_not_there_is_nothing() {
         let (state, mut events) = state();
-        let answered = AtomicU64::new(0);
-        assert_eq!(state.take_in(output(7, 0, 1), &answered), Ok(()));
-        assert!(state.take_in(output(0, 2, 1), &answered).is_err(), "there are two streams");
-        assert!(state.take_in(ToNode::Refused(String::new()), &answered).is_err());
+        let pings = Pings::default();
+        assert_eq!(state.take_in(output(7, 0, 1), &pings), Ok(()));
+        assert!(state.take_in(output(0, 2, 1), &pings).is_err(), "there are two streams");
+        assert!(state.take_in(ToNode::Refused(String::new()), &pings).is_err());
         assert!(events.try_recv().is_err());
     }
 }

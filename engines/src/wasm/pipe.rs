@@ -15,7 +15,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::serve::say;
 use super::socket::Outbox;
-use super::wire::{CHUNK_BYTES, CREDIT_BYTES, ToNode};
+use super::wire::{CHUNK_BYTES, CREDIT_BYTES, ToNode, cost};
 
 /// How long short output of a running guest waits for more before it travels.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_millis(20);
@@ -118,11 +118,11 @@ impl Inner {
     /// Sends pieces while at least `least` bytes are held and there is credit. Credit bounds the queue that
     /// they go to.
     fn send(&self, state: &mut State, least: usize) {
-        while state.held.len() >= least && state.credit > 0 {
+        while state.held.len() >= least && state.credit >= cost(least) {
             let length = state.held.len().min(CHUNK_BYTES).min(state.credit as usize);
             let rest = state.held.split_off(length);
             let bytes = std::mem::replace(&mut state.held, rest).into();
-            state.credit -= length as u64;
+            state.credit -= cost(length);
             say(&self.out, &ToNode::Output { id: self.id, stream: self.stream, bytes }, false);
         }
     }

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, chdir, chroot, getppid, nice, pivot_root,
+    DumpableBehavior, Resource, Rlimit, Signal, chdir, chroot, getppid, getrlimit, nice, pivot_root,
     set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{
@@ -35,6 +35,10 @@ use super::wire::Plan;
 /// Seconds of processor time between being told that there is no more and being ended.
 const CPU_GRACE: u64 = 2;
 
+/// Threads of all children of one trust class together, those of other nodes on the machine included. A runner has
+/// some dozens.
+const THREADS: u64 = 4096;
+
 /// What a child may still reach below, as far as Landlock is concerned.
 pub(crate) struct Roots<'a> {
     /// Where it may read.
@@ -43,8 +47,15 @@ pub(crate) struct Roots<'a> {
     pub output: Option<BorrowedFd<'a>>,
 }
 
+/// What the sandbox turned out to be.
+pub(crate) struct Entered {
+    pub report: SandboxReport,
+    /// How many files this process may open.
+    pub open_files: u64,
+}
+
 /// Puts this process into the sandbox, for good. An error means that it must end.
-pub(crate) fn enter(plan: &Plan, roots: &Roots<'_>) -> Result<SandboxReport, String> {
+pub(crate) fn enter(plan: &Plan, roots: &Roots<'_>) -> Result<Entered, String> {
     refuse_threads()?;
     // The signal pair of tokio is made once for the process and needs a system call that is closed below.
     tokio::runtime::Builder::new_current_thread()
@@ -57,10 +68,13 @@ pub(crate) fn enter(plan: &Plan, roots: &Roots<'_>) -> Result<SandboxReport, Str
         return Err("cannot give itself an empty file system root".into());
     }
     // Root of a user namespace may have no other users; the other layers hold without.
+    open_files(plan)?;
     let own_uid = plan.uid.filter(|&uid| become_user(uid).is_ok());
-    limits(plan)?;
+    limits(plan, own_uid.is_some())?;
+    // This, too, is a call that is closed below.
+    let open_files = getrlimit(Resource::Nofile).current.unwrap_or(plan.open_files);
     let landlock = confine::enter(roots, plan.detached_mounts).map_err(failed("enter Landlock"))?;
-    let seccomp = match syscalls::enter() {
+    let seccomp = match syscalls::enter(plan.memory_files) {
         Ok(()) => true,
         Err(error) if plan.for_anyone => return Err(failed("close system calls")(error)),
         Err(_) => false,
@@ -77,7 +91,7 @@ pub(crate) fn enter(plan: &Plan, roots: &Roots<'_>) -> Result<SandboxReport, Str
     if plan.for_anyone && !report.fit_for_anyone() {
         return Err("guests of anyone need Landlock and seccomp, and this system lacks one of them".into());
     }
-    Ok(report)
+    Ok(Entered { report, open_files })
 }
 
 /// Whether this system has what guests of anyone need. Restricts nothing.
@@ -119,7 +133,7 @@ fn become_user(uid: u32) -> rustix::io::Result<()> {
     set_thread_res_uid(user, user, user)
 }
 
-fn limits(plan: &Plan) -> Result<(), String> {
+fn limits(plan: &Plan, own_user: bool) -> Result<(), String> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("forbid dumps"))?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed("end with its parent"))?;
     let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
@@ -131,14 +145,27 @@ fn limits(plan: &Plan) -> Result<(), String> {
         (Resource::Core, Some(0)),
         (Resource::Memlock, Some(0)),
         (Resource::Msgqueue, Some(0)),
-        (Resource::Nofile, Some(plan.open_files)),
         (Resource::Data, Some(plan.data_bytes)),
         (Resource::Cpu, plan.cpu_seconds),
+        (Resource::Fsize, Some(plan.file_bytes)),
+        // Counted for the user, who otherwise has programs of his own.
+        (Resource::Nproc, own_user.then_some(THREADS)),
     ];
+    // Who writes a file too long is told so, and not ended with everybody else in the same process.
+    sys::ignore_file_size_signal().map_err(failed("ignore a signal"))?;
     for (resource, value) in limits {
         limit(resource, value)?;
     }
     set_no_new_privs(true).map_err(failed("give up privileges"))
+}
+
+/// Sets the limit of open files, beyond what the node itself has where the system lets it.
+fn open_files(plan: &Plan) -> Result<(), String> {
+    let limit = Rlimit { current: Some(plan.open_files), maximum: Some(plan.open_files) };
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => Ok(()),
+        Err(_) => self::limit(Resource::Nofile, Some(plan.open_files)),
+    }
 }
 
 /// Lowers a limit; one that is lower already stays.
@@ -146,7 +173,7 @@ fn limit(resource: Resource, value: Option<u64>) -> Result<(), String> {
     let Some(value) = value else { return Ok(()) };
     // Where both are reached at once the signal would be one that does not say why.
     let maximum = if resource == Resource::Cpu { value.saturating_add(CPU_GRACE) } else { value };
-    let maximum = rustix::process::getrlimit(resource).maximum.map_or(maximum, |had| had.min(maximum));
+    let maximum = getrlimit(resource).maximum.map_or(maximum, |had| had.min(maximum));
     let limit = Rlimit { current: Some(value.min(maximum)), maximum: Some(maximum) };
     setrlimit(resource, limit).map_err(failed("set its limits"))
 }

@@ -36,6 +36,8 @@ pub(crate) struct Runner {
 pub(super) struct Shared {
     pub engine: Engine,
     pub linker: Linker<GuestState>,
+    /// Open files, directories and polls of one guest together.
+    pub handles: usize,
     pub takeover: Option<Takeover>,
 }
 
@@ -48,9 +50,32 @@ pub(crate) fn prepare(
     let (engine, pooled) = config::executor(setup.slots).map_err(text)?;
     let linker = guest::linker(&engine).map_err(text)?;
     let roots = Roots { output: fds.first().map(AsFd::as_fd), input: fds.get(1).map(AsFd::as_fd) };
-    let report = sandbox::enter(&setup.sandbox, &roots)?;
-    let report = SandboxReport { pooled_memory: pooled, ..report };
-    Ok(Runner { threads: setup.threads, shared: Shared { engine, linker, takeover }, report })
+    let entered = sandbox::enter(&setup.sandbox, &roots)?;
+    let report = SandboxReport { pooled_memory: pooled, ..entered.report };
+    let handles = guest_handles(entered.open_files, setup.slots);
+    Ok(Runner { threads: setup.threads, shared: Shared { engine, linker, handles, takeover }, report })
+}
+
+/// Descriptors that a runner needs for itself: its sockets, the directories and files of messages that it has just
+/// received, loaded modules, and what file operations open for a moment.
+const OWN_FILES: u64 = 1024;
+
+/// Open files of one guest that programs do with.
+const GUEST_FILES: u64 = 512;
+
+/// Whatever the system allows, a guest may open some.
+const GUEST_FILES_LEAST: u64 = 16;
+
+/// How many files a runner with so many slots opens at the most.
+pub(super) fn open_files(slots: u32) -> u64 {
+    u64::from(slots).saturating_mul(GUEST_FILES).saturating_add(OWN_FILES)
+}
+
+/// How many files each guest may open in a runner that may open `files`: all of them together leave what the
+/// runner itself needs.
+fn guest_handles(files: u64, slots: u32) -> usize {
+    let each = files.saturating_sub(OWN_FILES) / u64::from(slots.max(1));
+    each.clamp(GUEST_FILES_LEAST, GUEST_FILES) as usize
 }
 
 impl Runner {
@@ -123,7 +148,10 @@ impl Serving {
         match message {
             ToRunner::Start(start) => self.start(start, fds),
             ToRunner::Load { module } => {
-                let loaded = fds.pop().ok_or_else(|| "no file".to_owned()).and_then(|file| self.load(file));
+                let loaded = fds
+                    .pop()
+                    .ok_or_else(|| "its file did not arrive".to_owned())
+                    .and_then(|file| self.load(file));
                 lock(&self.modules).insert(module, loaded);
             }
             ToRunner::Unload { module } => {
@@ -192,8 +220,11 @@ async fn read(link: Arc<Link>, serving: Arc<Serving>) -> Result<(), String> {
         if length == 0 {
             return Ok(());
         }
-        wire::decode(&buffer[..length], &mut fds, |message, fds| serving.handle(message, fds))
-            .map_err(text)?;
+        // A message whose descriptors did not come fails alone: it must not end everything that runs here.
+        wire::decode_each(&buffer[..length], &mut fds, |message, fds| {
+            serving.handle(message, fds.unwrap_or_default());
+        })
+        .map_err(text)?;
     }
 }
 
@@ -214,4 +245,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_guests_together_cannot_use_up_the_files_of_their_runner() {
+        for (slots, files) in [(1, 4096), (64, 20_000), (256, 20_000), (256, 1 << 20), (4096, 1 << 20)] {
+            let files = open_files(slots).min(files);
+            let handles = guest_handles(files, slots) as u64;
+            assert!(handles >= GUEST_FILES_LEAST, "{slots} slots, {files} files");
+            assert!(handles * u64::from(slots) + OWN_FILES <= files, "{slots} slots, {files} files");
+        }
+        assert_eq!(guest_handles(1 << 20, 256), 512, "more is never needed");
+    }
 }

@@ -32,6 +32,10 @@ pub struct Settings {
     /// Memory that all guests of one runner may take together; the caller admits by it. A runner that takes
     /// much more is ended by the system.
     pub memory_bytes: u64,
+    /// How long one file may get that a guest writes: the most that any task's results may take.
+    pub file_bytes: u64,
+    /// Processor time that compiling a module may take, whosoever it is; by default it depends on the class.
+    pub compile_cpu: Option<Duration>,
     /// How long a runner that runs nothing is kept for the next execution.
     pub runner_idle: Duration,
     /// How often a runner that runs something is asked whether it still does; one that has not answered
@@ -60,6 +64,8 @@ impl Settings {
             // One guest that blocks its thread in the host must not stop the others.
             threads: cores.max(2),
             memory_bytes: machine.memory_bytes,
+            file_bytes: 1 << 40,
+            compile_cpu: None,
             runner_idle: Duration::from_secs(60),
             heartbeat: Duration::from_secs(2),
             first_uid: FIRST_UID,

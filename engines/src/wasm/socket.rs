@@ -69,8 +69,8 @@ impl Link {
     }
 }
 
-/// Where messages to the other side go. What bounds their number is said where they are sent: slots,
-/// credit, unanswered pings.
+/// Where messages to the other side go. What bounds their number is said where they are sent: on the node's side
+/// how many may wait, on a runner's credit and slots.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     link: Arc<Link>,
@@ -95,6 +95,11 @@ pub(crate) fn outbox(link: &Arc<Link>) -> (Outbox, Queue) {
 }
 
 impl Outbox {
+    /// How many messages wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Sends a message, sooner or later, in order. One that comes `alone`, with no other to share a packet
     /// with, goes at once.
     pub fn send(&self, message: Encoded, alone: bool) {
@@ -176,7 +181,8 @@ fn send_parts(end: impl AsFd, parts: &[IoSlice<'_>], fds: &[OwnedFd]) -> io::Res
     Ok(())
 }
 
-/// Receives one packet; 0 when the other side is gone. A packet cut short is an error.
+/// Receives one packet; 0 when the other side is gone. A packet cut short is an error; one whose descriptors this
+/// process has no room for is not, and comes with those that there was room for.
 pub(crate) fn receive(end: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
@@ -190,7 +196,7 @@ pub(crate) fn receive(end: impl AsFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>)
             fds.extend(rights);
         }
     }
-    if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if got.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet was cut short"));
     }
     Ok(got.bytes)

@@ -26,6 +26,13 @@ pub(crate) fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
+/// Lets a write beyond RLIMIT_FSIZE fail as any other does, in place of ending the process.
+pub(crate) fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: ignoring a signal installs no handler, so nothing is ever called.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes a mount of a directory that is attached nowhere: nothing above it can be reached from it.
 /// Without `writable` it is read-only; nothing below it is ever a device, a setuid program or executable.
 pub(crate) fn detached_mount(directory: impl AsFd, writable: bool) -> io::Result<OwnedFd> {

@@ -27,6 +27,17 @@ pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 /// How much of a stream may be on its way before the node has taken it in.
 pub(crate) const CREDIT_BYTES: u64 = 256 << 10;
 
+/// What the shortest piece of output counts as: pieces cost memory of their own, so credit bounds their number, too.
+const PIECE_BYTES: u64 = 512;
+
+/// How much credit a piece of output of this length takes.
+pub(crate) fn cost(length: usize) -> u64 {
+    (length as u64).max(PIECE_BYTES)
+}
+
+/// Credit is given back in amounts of this size, so that a runner that does not listen is owed few messages.
+pub(crate) const CREDIT_STEP: u64 = CREDIT_BYTES / 4;
+
 /// Arguments and environment of one guest; they travel in one message.
 pub(crate) const ARGUMENTS_BYTES: usize = 128 << 10;
 
@@ -75,6 +86,10 @@ pub(crate) struct Plan {
     pub data_bytes: u64,
     /// RLIMIT_CPU.
     pub cpu_seconds: Option<u64>,
+    /// RLIMIT_FSIZE.
+    pub file_bytes: u64,
+    /// It may make files in memory, which no limit counts; compiling hands over its code in one.
+    pub memory_files: bool,
     /// RLIMIT_NOFILE.
     pub open_files: u64,
     /// How much to yield to other processes.
@@ -115,6 +130,8 @@ pub(crate) struct Start {
     pub env: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub memory_bytes: u64,
+    pub cpu_milli: u32,
+    pub output_bytes: u64,
     pub wall_nanos: Option<u64>,
     /// Caps of stdout and stderr.
     pub caps: [u64; 2],
@@ -163,6 +180,8 @@ pub(crate) enum How {
     TimedOut,
     Stopped,
     OutOfMemory,
+    /// Files that it had removed and still held open were larger than its results may be.
+    RemovedTooMuch,
     Trapped(String),
     /// The runner could not run it: a fault of the node.
     Failed(String),
@@ -260,9 +279,24 @@ pub(crate) fn encode<M: Serialize>(message: &M, fds: Vec<OwnedFd>) -> Result<Enc
 
 /// Decodes the messages of a packet, in order, each with its descriptors.
 pub(crate) fn decode<M: DeserializeOwned>(
-    mut bytes: &[u8],
+    bytes: &[u8],
     fds: &mut Vec<OwnedFd>,
     mut each: impl FnMut(M, Vec<OwnedFd>),
+) -> Result<(), WireError> {
+    let mut whole = true;
+    decode_each(bytes, fds, |message, fds| match fds {
+        Some(fds) if whole => each(message, fds),
+        _ => whole = false,
+    })?;
+    if whole { Ok(()) } else { Err(WireError::Descriptors) }
+}
+
+/// Decodes the messages of a packet, in order, each with its descriptors: none when some of them did not come,
+/// which is how a process learns that it has no room for more.
+pub(crate) fn decode_each<M: DeserializeOwned>(
+    mut bytes: &[u8],
+    fds: &mut Vec<OwnedFd>,
+    mut each: impl FnMut(M, Option<Vec<OwnedFd>>),
 ) -> Result<(), WireError> {
     let mut fds = fds.drain(..);
     while !bytes.is_empty() {
@@ -273,9 +307,7 @@ pub(crate) fn decode<M: DeserializeOwned>(
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         let (body, rest) = rest.split_at_checked(length).ok_or(WireError::Short)?;
         let own: Vec<OwnedFd> = fds.by_ref().take(usize::from(count)).collect();
-        if own.len() != usize::from(count) {
-            return Err(WireError::Descriptors);
-        }
+        let own = (own.len() == usize::from(count)).then_some(own);
         let message =
             cbor4ii::serde::from_slice(body).map_err(|error| WireError::Decode(error.to_string()))?;
         each(message, own);

@@ -9,6 +9,7 @@ const PRELUDE: &str = r#"
   (import "wasi_snapshot_preview1" "path_rename" (func $path_rename (param i32 i32 i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_symlink" (func $path_symlink (param i32 i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_create_directory" (func $mkdir (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_unlink_file" (func $unlink (param i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
@@ -190,4 +191,48 @@ pub fn fill_disk() -> String {
         open(3, 512, 3, 1, WRITE)
     );
     command(&body, &names("big", ""))
+}
+
+/// Creates a file below the first directory, removes it, and goes on writing into it without end.
+pub fn fill_removed_file() -> String {
+    let body = format!(
+        "{} (call $ok (call $unlink (i32.const 3) (i32.const 512) (i32.const 3)))
+         (loop $l (call $write (local.get $fd) (i32.const 1024) (i32.const 65536)) (br $l))",
+        open(3, 512, 3, 1, WRITE)
+    );
+    command(&body, &names("big", ""))
+}
+
+/// Makes `depth` directories in each other below the first directory, and ends with how many those were in
+/// hundreds.
+pub fn nest(depth: u32) -> String {
+    let body = format!(
+        "(local.set $fd (i32.const 3))
+         (loop $l
+           (call $ok (call $mkdir (local.get $fd) (i32.const 512) (i32.const 1)))
+           (call $ok (call $path_open (local.get $fd) (i32.const 0) (i32.const 512) (i32.const 1)
+             (i32.const 2) (i64.const {READ}) (i64.const {READ}) (i32.const 0) (i32.const 16)))
+           (if (i32.ne (local.get $fd) (i32.const 3)) (then (call $ok (call $fd_close (local.get $fd)))))
+           (local.set $fd (i32.load (i32.const 16)))
+           (local.set $n (i32.add (local.get $n) (i32.const 1)))
+           (br_if $l (i32.lt_u (local.get $n) (i32.const {depth}))))
+         (call $proc_exit (i32.div_u (local.get $n) (i32.const 100)))"
+    );
+    command(&body, &names("d", ""))
+}
+
+/// Opens a file below the first directory `count` times, says so, and sleeps for an hour.
+pub fn hoard_files(count: u32) -> String {
+    let body = format!(
+        "(loop $l
+           (call $ok (call $path_open (i32.const 3) (i32.const 0) (i32.const 512) (i32.const 1)
+             (i32.const 1) (i64.const {WRITE}) (i64.const {WRITE}) (i32.const 0) (i32.const 16)))
+           (local.set $n (i32.add (local.get $n) (i32.const 1)))
+           (br_if $l (i32.lt_u (local.get $n) (i32.const {count}))))
+         (call $write (i32.const 1) (i32.const 640) (i32.const 5))
+         (i64.store (i32.const 224) (i64.const 3600000000000))
+         (i32.store (i32.const 216) (i32.const 1))
+         (call $ok (call $poll_oneoff (i32.const 200) (i32.const 300) (i32.const 1) (i32.const 8)))"
+    );
+    command(&body, &names("f", "full\\n"))
 }

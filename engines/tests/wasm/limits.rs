@@ -22,6 +22,7 @@ crate::tests![
     neighbours_of_spinning_guests_are_served,
     executions_beyond_the_slots_wait_for_one,
     what_was_used_is_told,
+    a_guest_takes_no_more_than_its_share_of_a_processor,
 ];
 
 async fn a_guest_that_returns_has_exited_with_0() {
@@ -118,7 +119,7 @@ async fn spinning_and_sleeping_guests_stop_when_asked() {
         {
             let running = bench.start(&bench.task(guest)).await;
             running.stop(reason);
-            running.stop(StopReason::OutputLimit); // the first reason counts
+            running.stop(StopReason::DiskFull); // the first reason counts
             assert_eq!(within(running.wait()).await.outcome, outcome);
         }
     }
@@ -169,4 +170,13 @@ async fn what_was_used_is_told() {
     let usage = within(bench.run(&task)).await.usage;
     assert!(usage.cpu > Duration::ZERO && usage.cpu <= usage.wall, "{usage:?}");
     assert_eq!(usage.peak_memory_bytes, 64 << 10);
+}
+
+async fn a_guest_takes_no_more_than_its_share_of_a_processor() {
+    let bench = Bench::new();
+    let mut task = bench.task(guests::SPIN);
+    task.limits = Limits { cpu_milli: 10, ..with_wall(Duration::from_secs(2)) };
+    let usage = within(bench.run(&task)).await.usage;
+    // 20 ms are its share, and it may begin 300 ms ahead; without a limit it takes what the machine has.
+    assert!(usage.cpu < Duration::from_millis(400), "{usage:?}");
 }

@@ -1,6 +1,6 @@
 //! Preparing: what is no module, what costs too much, and what is compiled only once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engines::{Engine as _, Outcome, PrepareError, Support, TaskKind, TrustClass};
 
@@ -103,7 +103,7 @@ fn leb(mut value: usize) -> Vec<u8> {
 }
 
 async fn a_compile_bomb_ends_at_its_limit_and_the_node_goes_on() {
-    let bench = Bench::new();
+    let bench = Bench::with(|settings| settings.compile_cpu = Some(Duration::from_secs(5)));
     let mut bomb = bench.task_of(&compile_bomb(24, 40_000));
     bomb.class = TrustClass::Anyone;
     let prepared = tokio::spawn({

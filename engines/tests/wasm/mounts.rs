@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use engines::{Engine as _, Limits, Outcome, PrepareError, StartError};
+use engines::{Engine as _, Excess, Limits, Outcome, PrepareError, StartError};
 
 use crate::guests;
 use crate::support::*;
@@ -21,6 +21,9 @@ crate::tests![
     files_can_be_moved_between_directories,
     links_do_not_lead_out,
     a_guest_that_writes_too_much_is_stopped,
+    a_guest_that_fills_a_file_that_it_removed_is_stopped,
+    directories_deeper_than_any_path_are_a_fault_of_the_guest_and_leave_nothing,
+    guests_that_open_all_the_files_they_can_harm_nobody_else,
     stopped_guests_leave_what_they_wrote,
     targets_that_cannot_be_are_the_jobs_fault,
     nothing_is_left_of_executions_but_their_results,
@@ -120,7 +123,49 @@ async fn a_guest_that_writes_too_much_is_stopped() {
     task.outputs = vec![output(&bench, "out")];
     task.limits = Limits { output_bytes: 4 << 20, ..Limits::default() };
     let ended = within(bench.run(&task)).await;
-    assert_eq!(ended.outcome, Outcome::OutputLimit);
+    assert_eq!(ended.outcome, Outcome::OutputLimit(Excess::Bytes));
+}
+
+async fn a_guest_that_fills_a_file_that_it_removed_is_stopped() {
+    let bench = Bench::new();
+    let mut task = bench.task(&guests::fill_removed_file());
+    task.outputs = vec![output(&bench, "out")];
+    task.limits = Limits { output_bytes: 4 << 20, ..Limits::default() };
+    let ended = within(bench.run(&task)).await;
+    assert_eq!(ended.outcome, Outcome::OutputLimit(Excess::Removed));
+}
+
+async fn directories_deeper_than_any_path_are_a_fault_of_the_guest_and_leave_nothing() {
+    let bench = Bench::new();
+    let mut task = bench.task(&guests::nest(2_500));
+    task.outputs = vec![output(&bench, "out")];
+    let ended = within(bench.run(&task)).await;
+    assert_eq!(ended.outcome, Outcome::OutputLimit(Excess::Depth));
+    assert_eq!(fs::read_dir(&task.outputs[0].path).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(bench.dir.path().join("outputs/own")).unwrap().count(), 0);
+}
+
+async fn guests_that_open_all_the_files_they_can_harm_nobody_else() {
+    let bench = Bench::with(|settings| settings.slots = 64);
+    let mut hoarding = Vec::new();
+    for number in 0..40 {
+        let mut task = bench.task(&guests::hoard_files(500));
+        task.outputs = vec![output(&bench, &format!("out-{number}"))];
+        hoarding.push(bench.start(&task).await);
+    }
+    for running in &hoarding {
+        // Where the system allows few files, it ends instead.
+        within(running.output().next()).await.unwrap();
+    }
+    // A module that the runner does not have yet, and directories: both come as descriptors.
+    let mut task = bench.task(&guests::create(3, "made"));
+    task.outputs = vec![output(&bench, "last")];
+    assert_eq!(within(bench.run(&task)).await.outcome, Outcome::Exited(0));
+    for running in hoarding {
+        running.stop(engines::StopReason::Cancelled);
+        let outcome = within(running.wait()).await.outcome.clone();
+        assert!(matches!(outcome, Outcome::Stopped | Outcome::Trapped(_)), "{outcome:?}");
+    }
 }
 
 async fn stopped_guests_leave_what_they_wrote() {

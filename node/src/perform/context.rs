@@ -176,5 +176,5 @@ async fn prepare(
     if let Support::No(reason) = bench.engine()?.check(&task).await {
         return Err(Fault::new(FaultClass::Node, reason));
     }
-    bench.engine()?.prepare(&task).await.map_err(prepare_fault)
+    bench.engine()?.prepare(&task).await.map_err(|error| prepare_fault(error, task.class))
 }

@@ -89,10 +89,14 @@ async fn attempt(
         () = tokio::time::sleep(order.timeout) => return Err(timed_out(order.timeout)),
     };
     let task = task(bench, order, &context, order.timeout.saturating_sub(began.elapsed()))?;
-    let running = bench.engine()?.start(&task, &context.prepared).await.map_err(|error| match error {
-        StartError::Job(message) => Fault::new(FaultClass::Job, message),
-        StartError::Node(message) => Fault::new(FaultClass::Node, message),
-    })?;
+    let running = tokio::select! {
+        started = bench.engine()?.start(&task, &context.prepared) => started.map_err(start_fault)?,
+        reason = stop.asked() => return Err(stopped(reason)),
+        () = cancel.cancelled() => return Err(Fault::new(FaultClass::Node, "the node stopped")),
+        () = tokio::time::sleep(order.timeout.saturating_sub(began.elapsed())) => {
+            return Err(timed_out(order.timeout));
+        }
+    };
     bench.live.started(order.execution, running.clone());
     // Whatever ends the wait, the engine is waited for: nothing runs on.
     let ended = tokio::select! {
@@ -144,10 +148,22 @@ fn stopped(reason: &str) -> Fault {
 }
 
 /// Maps a preparation's failure onto whose fault it is.
-pub(super) fn prepare_fault(error: PrepareError) -> Fault {
+///
+/// What costs more than this node allows a stranger costs as much on the next: one node that tried is enough.
+pub(super) fn prepare_fault(error: PrepareError, class: TrustClass) -> Fault {
     match error {
         PrepareError::Job(message) => Fault::new(FaultClass::Job, message),
+        PrepareError::Limit(message) if class.is_stranger() => {
+            Fault::new(FaultClass::Job, format!("{message}; a node allows more to those whom it trusts"))
+        }
         PrepareError::Node(message) | PrepareError::Limit(message) => Fault::new(FaultClass::Node, message),
+    }
+}
+
+fn start_fault(error: StartError) -> Fault {
+    match error {
+        StartError::Job(message) => Fault::new(FaultClass::Job, message),
+        StartError::Node(message) => Fault::new(FaultClass::Node, message),
     }
 }
 

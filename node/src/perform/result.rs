@@ -75,9 +75,9 @@ fn outcome(ended: &Ended, task: &Task, stopped: Option<&str>) -> Outcome {
             format!("memory limit exceeded: it was refused more than {} bytes", task.limits.memory_bytes),
         ),
         EngineOutcome::Trapped(text) => fault(FaultClass::User, format!("the program trapped: {text}")),
-        EngineOutcome::OutputLimit => fault(
+        EngineOutcome::OutputLimit(excess) => fault(
             FaultClass::User,
-            format!("disk limit exceeded: its results are larger than {} bytes", task.limits.output_bytes),
+            format!("disk limit exceeded: {}", excess.describe(task.limits.output_bytes)),
         ),
         EngineOutcome::Lost(text) => fault(FaultClass::Node, format!("lost: {text}")),
     }
@@ -154,10 +154,10 @@ async fn add_stream(bench: &Bench, stream: &Captured) -> Result<Added, FetchFaul
 }
 
 async fn remove_work_dir(dir: &Path) {
-    match tokio::fs::remove_dir_all(dir).await {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        // The next start of the node empties the directory above.
-        Err(error) => warn!(dir = %dir.display(), %error, "a work directory could not be removed"),
+    let path = dir.to_owned();
+    let removed = tokio::task::spawn_blocking(move || engines::removal::remove_tree(&path)).await;
+    // The next start of the node empties the directory above.
+    if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        warn!(dir = %dir.display(), %error, "a work directory could not be removed");
     }
 }

@@ -14,18 +14,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchmod, openat, statat, unlinkat};
+use tracing::warn;
 
+use crate::ended::{DEPTH_MAX, ENTRIES_MAX, Excess};
+use crate::removal::remove_tree;
+use crate::resources::disk_bytes;
+use crate::running::StopReason;
 use crate::task::{OutputMount, Task, TrustClass};
 use crate::wasm::sys;
 
-/// Files and directories that one execution may leave: more would take longer to publish than to make.
-const ENTRIES_MAX: u64 = 200_000;
-
-/// How deep its directories may lie in each other.
-const DEPTH_MAX: usize = 64;
-
 /// How long between two measurements, at least.
 pub(crate) const MEASURE_EVERY: Duration = Duration::from_millis(100);
+
+/// How long between two measurements, at most.
+pub(crate) const MEASURE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What executions leave free of the disk, for the node's own records and for everybody else: below it those are
+/// stopped that hold some of it.
+const FREE_BYTES: u64 = 256 << 20;
+
+/// Who holds less than this of a full disk is not stopped for it.
+const SPARED_BYTES: u64 = 1 << 20;
 
 /// Where guests of one class write.
 #[derive(Debug)]
@@ -37,7 +46,7 @@ pub(crate) struct OutputRoot {
 }
 
 impl OutputRoot {
-    /// Opens the directory of a class, emptied by [`clear`] when the node started.
+    /// Opens the directory of a class, emptied when the node started.
     pub fn open(root: &Path, class: TrustClass, detached_mounts: bool) -> io::Result<Self> {
         let path = root.join(class.name());
         fs::create_dir_all(&path)?;
@@ -79,15 +88,6 @@ impl OutputRoot {
     }
 }
 
-/// Removes what executions of an earlier node left.
-pub(crate) fn clear(root: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(root) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::create_dir_all(root)
-}
-
 /// The output directories of one execution; what is not handed over is removed with this.
 #[derive(Debug)]
 pub(crate) struct OutputDirs {
@@ -101,7 +101,9 @@ pub(crate) struct OutputDirs {
 impl Drop for OutputDirs {
     fn drop(&mut self) {
         // What stays is removed when the node starts next.
-        let _ = fs::remove_dir_all(&self.path);
+        if let Err(error) = remove_tree(&self.path) {
+            warn!(path = %self.path.display(), %error, "the directories of an execution cannot be removed");
+        }
     }
 }
 
@@ -114,9 +116,15 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Whether an execution that may leave `output_bytes` may leave this.
-    pub fn within(&self, output_bytes: u64) -> bool {
-        self.bytes <= output_bytes && self.entries <= ENTRIES_MAX && !self.too_deep
+    /// What it is too much of for an execution that may leave `output_bytes`.
+    pub fn excess(&self, output_bytes: u64) -> Option<Excess> {
+        if self.too_deep {
+            Some(Excess::Depth)
+        } else if self.entries > ENTRIES_MAX {
+            Some(Excess::Entries)
+        } else {
+            (self.bytes > output_bytes).then_some(Excess::Bytes)
+        }
     }
 }
 
@@ -149,9 +157,9 @@ impl OutputDirs {
             }
             fs::set_permissions(&output.path, Permissions::from_mode(0o755))?;
             walk.directory(directory, 0)?;
-            if walk.tally.too_deep {
+            if walk.tally.too_deep || walk.tally.entries > ENTRIES_MAX {
                 // What was not looked at is not handed over.
-                fs::remove_dir_all(&output.path)?;
+                remove_tree(&output.path)?;
                 fs::create_dir(&output.path)?;
             }
         }
@@ -167,8 +175,17 @@ pub(crate) struct Gauge {
 }
 
 impl Gauge {
-    /// What the guest has written so far. Blocks.
-    pub fn measure(&self) -> io::Result<Tally> {
+    /// Why the guest is to stop, if it is: for what it has written so far, or for want of room. Blocks.
+    pub fn look(&self, output_bytes: u64) -> io::Result<Option<StopReason>> {
+        let tally = self.measure()?;
+        if let Some(excess) = tally.excess(output_bytes) {
+            return Ok(Some(StopReason::OutputLimit(excess)));
+        }
+        let full = tally.bytes > SPARED_BYTES && disk_bytes(&self.path)? < FREE_BYTES;
+        Ok(full.then_some(StopReason::DiskFull))
+    }
+
+    fn measure(&self) -> io::Result<Tally> {
         let mut walk = Walk { tally: Tally::default(), clean: None };
         for index in 0..self.count {
             match directory(rustix::fs::CWD, &self.path.join(index.to_string())) {
@@ -200,7 +217,7 @@ impl Walk {
                 continue;
             }
             self.tally.entries += 1;
-            if self.clean.is_none() && self.tally.entries > ENTRIES_MAX {
+            if self.tally.entries > ENTRIES_MAX {
                 return Ok(());
             }
             match self.entry(directory.as_fd(), name, depth) {
@@ -319,8 +336,16 @@ mod tests {
         fs::write(live.join("a"), [0; 100]).unwrap();
         let tally = dirs.gauge().measure().unwrap();
         assert_eq!(tally, Tally { bytes: 100, entries: 1, too_deep: false });
-        assert!(tally.within(100) && !tally.within(99));
+        assert_eq!((tally.excess(100), tally.excess(99)), (None, Some(Excess::Bytes)));
         fs::create_dir_all(live.join("d/".repeat(DEPTH_MAX + 1))).unwrap();
-        assert!(!dirs.gauge().measure().unwrap().within(1 << 30));
+        assert_eq!(
+            dirs.gauge().look(1 << 30).unwrap(),
+            Some(StopReason::OutputLimit(Excess::Depth)),
+            "the size is within its limit"
+        );
+        let tally = dirs.hand_over().unwrap();
+        assert_eq!(tally.excess(1 << 30), Some(Excess::Depth));
+        let results = dir.path().join("results/r");
+        assert_eq!(fs::read_dir(results).unwrap().count(), 0, "what was not looked at is not handed over");
     }
 }

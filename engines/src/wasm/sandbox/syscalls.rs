@@ -14,8 +14,8 @@ const ALLOWED: &[i64] = &[
     // threads and memory
     libc::SYS_futex, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_exit, libc::SYS_exit_group,
     libc::SYS_gettid, libc::SYS_getpid, libc::SYS_getppid, libc::SYS_sched_yield, libc::SYS_sched_getaffinity,
-    libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
-    libc::SYS_memfd_create, libc::SYS_getrandom, libc::SYS_sysinfo,
+    libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
+    libc::SYS_getrandom, libc::SYS_sysinfo,
     // signals of its own
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
@@ -58,7 +58,10 @@ const FCNTL: [i32; 7] = [
 
 /// Closes every other system call for this thread and those that it starts. They fail with EPERM: a
 /// library that tries one must not take all executions of the runner with it.
-pub(super) fn enter() -> Result<(), String> {
+///
+/// Memory that is not its alone is closed, too, as RLIMIT_DATA does not count it: shared mappings, and without
+/// `memory_files` also files in memory.
+pub(super) fn enter(memory_files: bool) -> Result<(), String> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(text)?;
     // libc starts threads with clone3, whose flags a filter cannot see, and falls back to clone when the
     // kernel seems not to have it. The newest filter's error wins, so this one goes first, and the next
@@ -67,13 +70,21 @@ pub(super) fn enter() -> Result<(), String> {
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     apply(SeccompFilter::new(no_clone3, SeccompAction::Allow, absent, arch).map_err(text)?)?;
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    apply(SeccompFilter::new(rules().map_err(text)?, refused, SeccompAction::Allow, arch).map_err(text)?)
+    apply(
+        SeccompFilter::new(rules(memory_files).map_err(text)?, refused, SeccompAction::Allow, arch)
+            .map_err(text)?,
+    )
 }
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+fn rules(memory_files: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, vec![])).collect();
     rules.insert(libc::SYS_clone3, vec![]);
+    if memory_files {
+        rules.insert(libc::SYS_memfd_create, vec![]);
+    }
+    let private = SeccompCmpOp::MaskedEq(libc::MAP_TYPE as u64);
+    rules.insert(libc::SYS_mmap, vec![only(3, private, libc::MAP_PRIVATE as u64)?]);
     let threads = libc::CLONE_THREAD as u64;
     rules.insert(libc::SYS_clone, vec![only(0, SeccompCmpOp::MaskedEq(threads), threads)?]);
     rules.insert(libc::SYS_unshare, vec![only(0, SeccompCmpOp::Eq, libc::CLONE_FS as u64)?]);
