@@ -48,7 +48,25 @@ pub fn parse_cid(text: &str) -> Result<Cid, ContentPathError> {
     if text.len() > LONGEST_CID || !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') {
         return Err(wrong("a CID is at most 160 letters and digits".to_owned()));
     }
-    text.parse::<Cid>().map_err(|error| wrong(error.to_string().to_lowercase()))
+    let cid = text.parse::<Cid>().map_err(|error| wrong(error.to_string().to_lowercase()))?;
+    match unusable(&cid) {
+        None => Ok(cid),
+        Some(reason) => Err(wrong(reason)),
+    }
+}
+
+/// Why no node can fetch, check and mount what this names, if that is so: it would be tried everywhere in vain.
+fn unusable(cid: &Cid) -> Option<String> {
+    const CODECS: [u64; 2] = [0x55, 0x70];
+    let (hash, digest) = (cid.hash().code(), cid.hash().digest().len());
+    match (hash, digest) {
+        (0x00, _) | (0x12, 32) | (0x13, 64) => {}
+        (0x12 | 0x13, _) => return Some(format!("a digest of {digest} bytes is not what its hash gives")),
+        _ => return Some(format!("hash function {hash:#x} is not known (sha2-256, sha2-512, identity are)")),
+    }
+    let codec = cid.codec();
+    (!CODECS.contains(&codec))
+        .then(|| format!("codec {codec:#x} is neither a file nor a directory (raw, dag-pb are)"))
 }
 
 impl ContentPath {
@@ -107,6 +125,25 @@ mod tests {
         }
         let v0 = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH";
         assert_eq!(v0.parse::<ContentPath>().unwrap().to_string(), v0);
+    }
+
+    #[test]
+    fn names_that_no_node_could_check_or_mount_are_refused() {
+        let name = |codec, hash, digest: &[u8]| {
+            Cid::new_v1(codec, cid::multihash::Multihash::wrap(hash, digest).unwrap()).to_string()
+        };
+        let cases = [
+            (name(0x55, 0x12, &[7; 4]), "digest of 4 bytes"),
+            (name(0x55, 0x11, &[7; 20]), "hash function 0x11"),
+            (name(0x71, 0x12, &[7; 32]), "codec 0x71"),
+        ];
+        for (text, reason) in cases {
+            let refused = parse_cid(&text).unwrap_err().to_string();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        for fine in [name(0x55, 0x13, &[7; 64]), name(0x70, 0x12, &[7; 32]), name(0x55, 0, b"tiny")] {
+            assert!(parse_cid(&fine).is_ok(), "{fine}");
+        }
     }
 
     #[test]

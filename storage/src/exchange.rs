@@ -133,7 +133,7 @@ impl FetchRequest {
         self
     }
 
-    /// How much it may bring in. Counts for the fetch that starts a transfer, not for those that join it.
+    /// How much there may be of it, here or not.
     #[must_use]
     pub fn limits(mut self, limits: FetchLimits) -> FetchRequest {
         self.limits = limits;

@@ -66,6 +66,20 @@ pub struct FetchLimits {
     pub max_depth: u32,
 }
 
+impl FetchLimits {
+    /// At most so many bytes.
+    pub fn bytes(max_bytes: u64) -> Self {
+        FetchLimits { max_bytes, ..FetchLimits::default() }
+    }
+
+    /// Whether something within the other limits may be beyond these.
+    pub(crate) fn allow_less_than(&self, other: &FetchLimits) -> bool {
+        self.max_bytes < other.max_bytes
+            || self.max_links < other.max_links
+            || self.max_depth < other.max_depth
+    }
+}
+
 impl Default for FetchLimits {
     /// 1 TiB, 16 million links, 128 deep: more than an input or a result should ever be.
     fn default() -> Self {

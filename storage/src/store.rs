@@ -54,6 +54,7 @@ use tokio::io::AsyncRead;
 
 use crate::block::{Block, BlockError, Blocks, LocalBlocks};
 use crate::fetch::FetchLimits;
+use crate::read::Limits;
 
 pub use add::{AddOptions, AddProgress, Added, OnProgress};
 pub use blocking::{BlockPlace, Blocking, Pin, Usage};
@@ -210,6 +211,12 @@ impl Store {
         self.run(move |store| store.unpin(&pins)).await
     }
 
+    /// Takes all pins of a name back; answers with how many there were.
+    pub async fn unpin_all(&self, name: &str) -> Result<u64, StoreError> {
+        let name = name.to_owned();
+        self.run(move |store| store.unpin_all(&name)).await
+    }
+
     /// Whether something is pinned itself, under any name.
     pub fn is_pinned(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.blocking.is_pinned(cid)
@@ -232,10 +239,26 @@ impl Store {
     }
 
     /// Content that is here as a read-only path to mount: a large file as it lies in the store, a directory made
-    /// once, with links to large files. Fails if a block is missing.
+    /// once, with links to large files. Fails if a block is missing, or if more than half of the store's limit would
+    /// have to be written for it.
+    ///
+    /// Dropping the future ends the work, and nothing of it stays.
     pub async fn checkout(&self, cid: &Cid) -> Result<Checkout, StoreError> {
-        let cid = *cid;
-        self.run(move |store| store.checkout(&cid)).await
+        self.checkout_within(cid, u64::MAX).await
+    }
+
+    /// The same with a limit on the bytes that may have to be written for it.
+    ///
+    /// Dropping the future ends the work, and nothing of it stays.
+    pub async fn checkout_within(&self, cid: &Cid, max_bytes: u64) -> Result<Checkout, StoreError> {
+        let (cid, cancel) = (*cid, checkout::Cancel::default());
+        let _cancels = cancel.on_drop();
+        self.run(move |store| {
+            let limits = store.checkout_limits();
+            let limits = Limits { max_bytes: max_bytes.min(limits.max_bytes), ..limits };
+            store.checkout_within(&cid, limits, &cancel)
+        })
+        .await
     }
 
     /// Begins to bring content here, or goes on where an earlier session stopped.

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::fs;
 
 use bytes::Bytes;
-use common::{Home, bytes, home, options, small_chunks, write_tree};
+use common::{Home, bytes, home, home_with, options, small_chunks, write_tree};
 use storage::block::DAG_PB;
 use storage::fetch::{Accepted, FetchError, FetchLimits, Sink, Want};
-use storage::store::{AddOptions, FetchSession, Store};
+use storage::store::{AddOptions, FetchSession, Settings, Store};
 use storage::unixfs::{Data, Kind, Link, Node, Profile};
 use storage::{Block, BlockError, Cid, LocalBlocks};
 
@@ -44,13 +44,13 @@ async fn a_tree_comes_over_whole_and_files_lie_flat() {
         write_tree(&source);
         let root = one.store.add_path(&source, options(profile)).await.expect("adds").cid;
         bring_all(&one.store, &two.store, root).await;
+        let used = two.store.usage().expect("counts").bytes;
+        assert!(used < 420_000, "{used} bytes for 400,005");
         let checkout = two.store.checkout(&root).await.expect("is whole");
         common::assert_same(&source, checkout.path());
         let links =
             std::os::unix::fs::MetadataExt::nlink(&fs::metadata(checkout.path().join("large")).expect("is"));
         assert_eq!(links, 2, "a large file is linked, not copied");
-        let used = two.store.usage().expect("counts").bytes;
-        assert!(used < 420_000, "{used} bytes for 400,005");
         assert_eq!(two.store.verify(false).await.expect("verifies").damaged, 0);
         assert_eq!(bring_all(&one.store, &two.store, root).await, 0, "a second fetch brings nothing");
     }
@@ -197,7 +197,7 @@ async fn hostile_files_are_refused() {
         ("its size is not what the node above it says", honest(100_001)),
         ("its sizes do not add up", file_node(&[(leaf.cid, 100_000)], 99_999)),
         ("its sizes are too large", file_node(&[(leaf.cid, u64::MAX), (leaf.cid, 2)], 1)),
-        ("a file of 2097152 bytes where 1048576 are allowed", honest(1 << 21)),
+        ("a file in it has 2097152 bytes where 1048576 are allowed", honest(1 << 21)),
     ];
     for (what, root) in cases {
         let cid = root.cid;
@@ -251,4 +251,108 @@ async fn depth_is_bounded() {
     let root = blocks.last().expect("is one").cid;
     let refused = offer(blocks, root, FetchLimits::default()).await.expect_err("is too deep");
     assert!(refused.to_string().contains("128 levels"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_claim_of_a_size_takes_no_room_and_gives_nothing_up() {
+    let home = home_with(Settings { limit_bytes: 1_000_000, ..Settings::default() });
+    let cached =
+        home.store.add_reader(&bytes(1, 200_000)[..], None, AddOptions::default()).await.expect("adds");
+    let (cid, _) = (cached.cid, drop(cached));
+    let leaf = Block::raw(bytes(2, 100_000));
+    for claimed in [900_000, 1 << 40] {
+        let root = file_node(&[(leaf.cid, claimed)], claimed);
+        let session = home.store.fetch(&root.cid, FetchLimits::bytes(1 << 41)).await.expect("begins");
+        session.next_wants(1, 1).await.expect("walks");
+        let accepted = session.accept(root.cid, root.data).await;
+        assert_eq!(accepted.is_ok(), claimed < 1_000_000, "{accepted:?}");
+        assert!(home.store.has(&cid).expect("looks"), "what is cached stays");
+        home.store.add_reader(&bytes(3, 80_000)[..], None, AddOptions::default()).await.expect("has room");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_fetched_counts_as_much_as_came_of_it() {
+    let (one, two) = (home(), home());
+    let content = bytes(7, 80 << 20);
+    let root = one.store.add_reader(&content[..], None, AddOptions::default()).await.expect("adds").cid;
+    let session = two.store.fetch(&root, FetchLimits::default()).await.expect("begins");
+    bring(&one.store, &session, 66).await;
+    let used = two.store.usage().expect("counts").bytes;
+    assert!((60 << 20..74 << 20).contains(&used), "{used}");
+    drop(session);
+    let Home { dir, store } = two;
+    let left = store.usage().expect("counts").bytes;
+    drop(store);
+    let store = Store::open(&dir.path().join("content"), Settings::default()).expect("opens again");
+    assert_eq!(store.usage().expect("counts").bytes, left, "no drift over a restart");
+    bring_all(&one.store, &store, root).await;
+    let used = store.usage().expect("counts").bytes;
+    assert!((80 << 20..81 << 20).contains(&used), "{used}");
+    store.collect_garbage().await.expect("collects");
+    assert!(store.usage().expect("counts").bytes < 1 << 20);
+}
+
+/// A file of few blocks whose leaf stands in millions of places.
+fn repeated(leaf: &Block, below: usize, above: usize) -> (Vec<Block>, Cid) {
+    let size = leaf.data.len() as u64;
+    let node = file_node(&vec![(leaf.cid, size); below], below as u64 * size);
+    let root = file_node(&vec![(node.cid, below as u64 * size); above], (above * below) as u64 * size);
+    let cid = root.cid;
+    (vec![leaf.clone(), node, root], cid)
+}
+
+#[tokio::test]
+async fn few_blocks_do_not_ask_for_millions_of_places() {
+    let (blocks, root) = repeated(&Block::raw("x"), 40_000, 400);
+    let refused = offer(blocks, root, FetchLimits::default()).await.expect_err("is refused");
+    assert!(refused.to_string().contains("links in files"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_fetch_of_repeated_leaves_is_made_durable_on_its_way() {
+    let leaf = Block::raw(bytes(1, 20));
+    let (blocks, root) = repeated(&leaf, 20_000, 4);
+    let home = offer(blocks, root, FetchLimits::default()).await.expect("is whole");
+    let checkout = home.store.checkout(&root).await.expect("is whole");
+    assert!(fs::read(checkout.path()).expect("reads") == leaf.data.repeat(80_000));
+}
+
+#[tokio::test]
+async fn more_than_is_allowed_is_refused_by_the_first_block() {
+    let (one, two) = (home(), home());
+    let source = one.dir.path().join("source");
+    write_tree(&source);
+    let root = one.store.add_path(&source, options(small_chunks())).await.expect("adds").cid;
+    let session = two.store.fetch(&root, FetchLimits::bytes(300_000)).await.expect("begins");
+    session.next_wants(1, 1).await.expect("walks");
+    let block = one.store.get_block(&root).await.expect("reads").expect("is here");
+    let refused = session.accept(root, block).await.expect_err("is refused").to_string();
+    assert!(refused.contains("it has 40") && refused.contains("where 300000 are allowed"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_directory_of_large_files_is_fetched_with_few_descriptors() {
+    let (one, two) = (home(), home());
+    let source = one.dir.path().join("source");
+    fs::create_dir(&source).expect("creates");
+    for number in 0..600 {
+        fs::write(source.join(number.to_string()), bytes(number, 66_000)).expect("writes");
+    }
+    let root = one.store.add_path(&source, AddOptions::default()).await.expect("adds").cid;
+    let session = two.store.fetch(&root, FetchLimits::default()).await.expect("begins");
+    let data = fs::canonicalize(two.dir.path().join("content/data")).expect("is there");
+    let mut most = 0;
+    while !session.progress().complete {
+        bring(&one.store, &session, 100).await;
+        let open = fs::read_dir("/proc/self/fd").expect("lists");
+        let ours = open.filter(|entry| {
+            let target = entry.as_ref().ok().and_then(|entry| fs::read_link(entry.path()).ok());
+            target.is_some_and(|target| target.starts_with(&data))
+        });
+        most = most.max(ours.count());
+    }
+    assert!(most < 20, "{most} files are open at once");
+    session.finish().await.expect("finishes");
+    common::assert_same(&source, two.store.checkout(&root).await.expect("is whole").path());
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Home, bytes, home, home_with, options, small_chunks, write_tree};
 use storage::Block;
+use storage::read::ReadError;
 use storage::store::{AddOptions, Pin, Settings, Store, StoreError};
-use storage::unixfs::{self, Profile};
+use storage::unixfs::{self, Link, Node, Profile};
 
 /// Bytes of all containers on disk.
 fn on_disk(home: &Home) -> u64 {
@@ -179,4 +180,126 @@ fn an_addition_that_was_killed_leaves_nothing() {
 
 fn names(dir: &Path) -> usize {
     fs::read_dir(dir).expect("lists").count()
+}
+
+/// A directory of these links, as a block.
+fn directory(links: Vec<(String, storage::Cid, u64)>) -> Block {
+    let link = |(name, cid, total_bytes)| Link { cid, name, total_bytes };
+    let node = Node { links: links.into_iter().map(link).collect(), data: Some(vec![8, 1].into()) };
+    Block::new(storage::block::DAG_PB, node.encode())
+}
+
+#[tokio::test]
+async fn many_names_for_one_small_file_take_the_room_of_one() {
+    let home = home_with(Settings { limit_bytes: 8 << 20, ..Settings::default() });
+    let leaf = Block::raw(bytes(1, 65_536));
+    let inner = directory((0..64).map(|number| (format!("{number:03}"), leaf.cid, 65_536)).collect());
+    let root = directory((0..64).map(|number| (format!("{number:03}"), inner.cid, 64 * 65_536)).collect());
+    home.store.put_blocks(vec![leaf.clone(), inner, root.clone()]).await.expect("stores");
+    let checkout = home.store.checkout(&root.cid).await.expect("fits");
+    assert!(fs::read(checkout.path().join("063/063")).expect("reads") == leaf.data);
+    let meta = fs::metadata(checkout.path().join("000/000")).expect("is there");
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&meta), 64 * 64);
+    let used = home.store.usage().expect("counts").bytes;
+    assert!((1 << 20..4 << 20).contains(&used), "names are charged: {used}");
+}
+
+#[tokio::test]
+async fn a_checkout_that_would_take_too_much_is_refused_and_leaves_nothing() {
+    let home = home_with(Settings { limit_bytes: 1 << 20, ..Settings::default() });
+    let leaf = Block::raw("x");
+    let inner = directory((0..100).map(|number| (format!("{number:03}"), leaf.cid, 1)).collect());
+    let root = directory((0..100).map(|number| (format!("{number:03}"), inner.cid, 100)).collect());
+    home.store.put_blocks(vec![leaf, inner, root.clone()]).await.expect("stores");
+    let before = home.store.usage().expect("counts").bytes;
+    let refused = home.store.checkout(&root.cid).await.expect_err("is refused");
+    assert!(refused.to_string().contains("more than 524288 bytes as files on disk"), "{refused}");
+    assert_eq!(names(&home.dir.path().join("content/checkouts")), 0);
+    assert_eq!(home.store.usage().expect("counts").bytes, before);
+    let refused = home.store.checkout_within(&root.cid, 1000).await.expect_err("is refused");
+    assert!(refused.to_string().contains("more than 1000 bytes"), "{refused}");
+}
+
+#[tokio::test]
+async fn checkouts_are_charged_and_go_before_content_does() {
+    let home = home_with(Settings { limit_bytes: 1_000_000, ..Settings::default() });
+    let source = home.dir.path().join("source");
+    fs::create_dir(&source).expect("creates");
+    (0..8).for_each(|number| {
+        fs::write(source.join(number.to_string()), bytes(number, 40_000)).expect("writes")
+    });
+    let added = home.store.add_path(&source, AddOptions::default()).await.expect("adds");
+    let (cid, before) = (added.cid, home.store.usage().expect("counts").bytes);
+    drop(home.store.checkout(&cid).await.expect("fits"));
+    let after = home.store.usage().expect("counts").bytes;
+    assert!(after >= before + 320_000, "{before} and {after}");
+    drop(added);
+    add(&home.store, 50, 400_000).await;
+    assert!(home.store.has(&cid).expect("looks"), "content stays");
+    assert_eq!(names(&home.dir.path().join("content/checkouts")), 0);
+    // What is left is remembered with its charge.
+    drop(home.store.checkout(&cid).await);
+    let (Home { dir, store }, used) = {
+        let used = home.store.usage().expect("counts").bytes;
+        (home, used)
+    };
+    drop(store);
+    let store = Store::open(&dir.path().join("content"), Settings::default()).expect("opens again");
+    assert_eq!(store.usage().expect("counts").bytes, used);
+}
+
+#[tokio::test]
+async fn what_no_file_system_holds_is_said_to_be_malformed() {
+    let home = home();
+    let leaf = Block::raw("x");
+    let twice = directory(vec![("a".to_owned(), leaf.cid, 1), ("a".to_owned(), leaf.cid, 1)]);
+    let up = directory(vec![("..".to_owned(), leaf.cid, 1)]);
+    let link = |target: &str| {
+        let data =
+            unixfs::Data { data: target.to_owned().into(), ..unixfs::Data::new(unixfs::Kind::Symlink) };
+        Block::new(storage::block::DAG_PB, Node { links: vec![], data: Some(data.encode().into()) }.encode())
+    };
+    let (empty, zero) = (link(""), link("a\0b"));
+    let roots = [twice, up, empty, zero];
+    home.store.put_blocks(vec![leaf]).await.expect("stores");
+    home.store.put_blocks(roots.to_vec()).await.expect("stores");
+    for root in roots {
+        let refused = home.store.checkout(&root.cid).await.expect_err("is refused");
+        assert!(matches!(refused, StoreError::Read(ReadError::Node { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wish_that_cannot_be_granted_gives_nothing_up() {
+    let home = home_with(Settings { limit_bytes: 1_000_000, ..Settings::default() });
+    let pin = AddOptions { pin: Some("kept".to_owned()), ..AddOptions::default() };
+    home.store.add_reader(&bytes(9, 500_000)[..], None, pin).await.expect("adds");
+    let cached = add(&home.store, 10, 150_000).await;
+    let source = home.dir.path().join("large");
+    for size in [600_000, 2_000_000] {
+        fs::write(&source, bytes(11, size)).expect("writes");
+        let full = home.store.add_path(&source, AddOptions::default()).await.expect_err("does not fit");
+        assert!(full.is_full(), "{full:?}");
+        assert!(home.store.has(&cached).expect("looks"), "{size}");
+    }
+    add(&home.store, 12, 300_000).await;
+}
+
+#[tokio::test]
+async fn all_pins_of_a_name_are_taken_back_at_once_and_no_others() {
+    let home = home();
+    let blocks: Vec<Block> = (0..5000_u32).map(|number| Block::raw(number.to_be_bytes().to_vec())).collect();
+    let pins = |name: &str, count: usize| {
+        blocks.iter().take(count).map(|block| Pin::new(block.cid, name)).collect::<Vec<_>>()
+    };
+    let all = [pins("j-1", 5000), pins("j-11", 1), pins("", 1)].concat();
+    home.store.put_pinned(blocks.clone(), all).await.expect("stores");
+    assert_eq!(home.store.unpin_all("j-1").await.expect("unpins"), 5000);
+    assert_eq!(home.store.unpin_all("j-1").await.expect("is none left"), 0);
+    home.store.collect_garbage().await.expect("collects");
+    assert_eq!(home.store.usage().expect("counts").blocks, 1);
+    assert_eq!(home.store.unpin_all("").await.expect("unpins"), 1);
+    assert!(home.store.is_pinned(&blocks[0].cid).expect("looks"));
+    assert_eq!(home.store.unpin_all("j-11").await.expect("unpins"), 1);
+    assert!(!home.store.is_pinned(&blocks[0].cid).expect("looks"));
 }

@@ -1,6 +1,6 @@
 //! The exchange's task: it owns both machines, hands them what comes in and does what they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -35,6 +35,10 @@ const READ_AT_ONCE: usize = 8;
 
 /// Messages that are hashed at once, of all peers.
 const HASHED_AT_ONCE: usize = 8;
+
+/// Peers that are remembered as unknown before it is looked up which of them are connected. A message may overtake the
+/// news of its connection, and it may come after that of its end.
+const MAX_STRANGERS: usize = 64;
 
 /// Providers that are taken from one search: a list of them has no end.
 const MAX_PROVIDERS: usize = 256;
@@ -153,6 +157,9 @@ pub(super) struct Actor {
     /// The tasks that send, one for each peer that anything was sent to.
     senders: BTreeMap<Peer, AbortHandle>,
     sessions: BTreeMap<SessionId, SessionState>,
+    /// Peers that are connected as far as is known, and others that something came from.
+    connected: BTreeSet<Peer>,
+    strangers: BTreeSet<Peer>,
     tasks: JoinSet<()>,
     /// Turns at reading blocks for peers.
     reading: Arc<Semaphore>,
@@ -190,6 +197,8 @@ impl Actor {
             commands,
             senders: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             tasks: JoinSet::new(),
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             started: Instant::now(),
@@ -242,10 +251,13 @@ impl Actor {
         trace!(?command, "handle");
         match command {
             Command::Connected(peer) => {
+                self.strangers.remove(&peer);
+                self.connected.insert(peer.clone());
                 let agent = self.network.agent(&peer).map_or(Agent::Unknown, |name| Agent::from_name(&name));
                 self.client.handle(now, client::Input::Connected { peer, agent }, &mut out.client);
             }
             Command::Disconnected(peer) => {
+                self.connected.remove(&peer);
                 self.hang_up(&peer);
                 self.client.handle(now, client::Input::Disconnected(peer.clone()), &mut out.client);
                 self.server.handle(server::Input::Gone(peer), &mut out.server);
@@ -279,12 +291,31 @@ impl Actor {
 
     fn on_parcel(&mut self, now: Time, parcel: FromPeer, out: &mut Effects) {
         let FromPeer { peer, full, entries, presences, blocks } = parcel;
+        self.meet(&peer, out);
         if !blocks.is_empty() || !presences.is_empty() {
             let input = client::Input::Received { peer: peer.clone(), blocks, presences };
             self.client.handle(now, input, &mut out.client);
         }
         if (full || !entries.is_empty()) && self.network.serves(&peer) {
             self.server.handle(server::Input::Wanted { peer, full, entries }, &mut out.server);
+        }
+    }
+
+    /// Notes that something came from a peer; what is kept of those that have left is dropped now and then.
+    fn meet(&mut self, peer: &Peer, out: &mut Effects) {
+        if self.connected.contains(peer) || !self.strangers.insert(peer.clone()) {
+            return;
+        }
+        if self.strangers.len() <= MAX_STRANGERS {
+            return;
+        }
+        let connected: BTreeSet<Peer> = self.network.connected().into_iter().collect();
+        for peer in std::mem::take(&mut self.strangers) {
+            if connected.contains(&peer) {
+                continue; // the news of it is on its way
+            }
+            self.hang_up(&peer);
+            self.server.handle(server::Input::Gone(peer), &mut out.server);
         }
     }
 

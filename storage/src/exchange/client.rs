@@ -46,6 +46,13 @@ const MIN_DEADLINE: Duration = Duration::from_secs(1);
 /// A deadline is this many times what the ask is expected to take.
 const DEADLINE_FACTOR: u32 = 3;
 
+/// How long bytes that are no block yet speak for a peer: as long as the longest message may take. Whoever sends
+/// none of what was asked for in that time is like one that sends nothing.
+const PROMISE: Duration = Duration::from_secs(30);
+
+/// How long one ask is waited for at the most while the peer serves others: twice a full window (16 MiB) at 280 kB/s.
+const LONGEST_ASK: Duration = Duration::from_secs(120);
+
 /// How long after a want got stuck the peers that let its deadline pass are asked again: they may
 /// have been busy, or the want was lost with a stream.
 const RETRY_SILENT_AFTER: Duration = Duration::from_secs(2);
@@ -282,6 +289,7 @@ impl Client {
         self.counters.bytes += length;
         if let Some(state) = self.peers.get_mut(peer) {
             state.losses = 0;
+            state.served_at = Some(now);
             if let Some(Told::Asked { at, bytes, .. }) = want.told_to(peer) {
                 state.delivered(now, *at, *bytes, length);
             }
@@ -385,12 +393,6 @@ impl Client {
     fn on_heard(&mut self, now: Time, peer: &Peer) {
         let Some(state) = self.peers.get_mut(peer) else { return };
         state.heard_at = Some(now);
-        if state.entries() == 0 {
-            return;
-        }
-        for session in self.sessions.values_mut().filter(|session| session.candidates.contains_key(peer)) {
-            session.quiet_since = now;
-        }
     }
 
     fn on_lost(&mut self, now: Time, peer: &Peer) {
@@ -455,15 +457,17 @@ impl Client {
     }
 
     /// An ask is overdue: somebody else is asked, or the peer gets more time when there is nobody
-    /// else and it is at least sending something.
+    /// else and it is at least sending something. Only blocks that somebody waits for earn it more of that.
     fn on_overdue(&mut self, now: Time, digest: &Digest, peer: &Peer) {
         let alternative = self.has_alternative(digest);
         let Some(want) = self.wants.get_mut(digest) else { return };
         let cid = want.cid;
         let Some(Told::Asked { at, deadline, expected, .. }) = want.told_to_mut(peer) else { return };
         let Some(state) = self.peers.get_mut(peer) else { return };
-        let alive =
+        let is_heard =
             state.heard_at.is_some_and(|heard| heard + (*expected).max(MIN_DEADLINE) > now && heard > *at);
+        let served_at = state.served_at.map_or(*at, |served| served.max(*at));
+        let alive = is_heard && !state.silent && now < served_at + PROMISE && now < *at + LONGEST_ASK;
         if alive && !alternative {
             self.deadlines.remove(&(*deadline, *digest, peer.clone()));
             *deadline = now + MIN_DEADLINE.max(*expected);

@@ -392,6 +392,22 @@ fn the_only_holder_may_be_slow() {
 }
 
 #[test]
+fn a_peer_that_sends_anything_but_what_was_asked_for_does_not_hold_a_fetch() {
+    let lying = Habits { falls_silent: Some(Duration::ZERO), ..Habits::default() };
+    let mut swarm = Swarm::new(1 << 20).with(1, lying);
+    swarm.open(&[1]);
+    swarm.want(0..1);
+    for part in 1..2000u32 {
+        let at = swarm.now + SECOND / 2 * part;
+        let presences = vec![Presence { cid: name(9), have: true }];
+        swarm.come(at, Input::Received { peer: peer(1), blocks: Vec::new(), presences });
+        swarm.come(at, Input::Heard(peer(1)));
+    }
+    let (failed, ..) = swarm.run().failed.expect("it ends");
+    assert!(failed < Time::ZERO + SECOND * 60, "{failed:?}");
+}
+
+#[test]
 fn a_want_that_got_lost_is_asked_for_again_where_there_is_nobody_else() {
     let mut swarm = Swarm::new(10_000).with(1, Habits { loss: 5, ..Habits::default() });
     swarm.open(&[1]);

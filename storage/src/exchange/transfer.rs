@@ -39,6 +39,7 @@ type Outcome = Result<Fetched, ExchangeError>;
 /// A transfer under way, kept alive by the fetches that wait for it.
 pub(super) struct Transfer {
     pub session: SessionId,
+    limits: FetchLimits,
     progress: watch::Receiver<Progress>,
     outcome: watch::Receiver<Option<Outcome>>,
     task: AbortHandle,
@@ -56,8 +57,15 @@ pub(super) async fn fetch(inner: &Arc<Inner>, mut request: FetchRequest) -> Outc
     let mut progress = Progress::default();
     let fetching = async {
         let root = super::reader::resolve(inner, &request).await?;
-        let transfer = join(inner, root, &request);
-        follow(&transfer, request.progress.take(), &mut progress).await
+        let out = request.progress.take();
+        loop {
+            let transfer = join(inner, root, &request);
+            let outcome = follow(&transfer, out.as_ref(), &mut progress).await;
+            // Whoever joined one that was allowed less tries by itself, once that has ended.
+            if !(is_refused(&outcome) && transfer.limits.allow_less_than(&request.limits)) {
+                return within(&request.limits, outcome?);
+            }
+        }
     };
     match deadline {
         None => fetching.await,
@@ -66,6 +74,21 @@ pub(super) async fn fetch(inner: &Arc<Inner>, mut request: FetchRequest) -> Outc
             Err(_) => Err(ExchangeError::Deadline { root, limit, progress }),
         },
     }
+}
+
+fn is_refused(outcome: &Outcome) -> bool {
+    let Err(ExchangeError::Content { source, .. }) = outcome else { return false };
+    matches!(**source, FetchError::Limit { .. })
+}
+
+/// Refuses what is here by a transfer that was allowed more than this fetch is.
+fn within(limits: &FetchLimits, fetched: Fetched) -> Outcome {
+    let (root, bytes, limit) = (fetched.root, fetched.progress.bytes, limits.max_bytes);
+    if bytes <= limit {
+        return Ok(fetched);
+    }
+    let what = format!("it has {bytes} bytes where {limit} are allowed");
+    Err(ExchangeError::Content { root, source: Arc::new(FetchError::Limit { root, what }) })
 }
 
 /// Joins the transfer of a root, or starts it.
@@ -98,11 +121,11 @@ fn start(inner: &Arc<Inner>, root: Cid, request: &FetchRequest) -> Transfer {
         }
         outcome_out.send_replace(Some(outcome));
     });
-    Transfer { session: id, progress, outcome, task: task.abort_handle() }
+    Transfer { session: id, limits, progress, outcome, task: task.abort_handle() }
 }
 
 /// Waits for the end of a transfer and passes its progress on.
-async fn follow(transfer: &Transfer, out: Option<watch::Sender<Progress>>, last: &mut Progress) -> Outcome {
+async fn follow(transfer: &Transfer, out: Option<&watch::Sender<Progress>>, last: &mut Progress) -> Outcome {
     let (mut progress, mut outcome) = (transfer.progress.clone(), transfer.outcome.clone());
     let ended = outcome.wait_for(Option::is_some);
     let mut ended = std::pin::pin!(ended);
@@ -111,14 +134,14 @@ async fn follow(transfer: &Transfer, out: Option<watch::Sender<Progress>>, last:
             biased;
             ended = &mut ended => {
                 let outcome = ended.map_err(|_| ExchangeError::Stopped)?.clone();
-                if let (Some(out), Some(Ok(fetched))) = (&out, &outcome) {
+                if let (Some(out), Some(Ok(fetched))) = (out, &outcome) {
                     out.send_replace(fetched.progress);
                 }
                 return outcome.unwrap_or(Err(ExchangeError::Stopped));
             }
             Ok(()) = progress.changed() => {
                 *last = *progress.borrow_and_update();
-                if let Some(out) = &out {
+                if let Some(out) = out {
                     out.send_replace(*last);
                 }
             }

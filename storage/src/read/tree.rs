@@ -12,6 +12,9 @@ use crate::unixfs::{UnixfsError, is_entry_name};
 /// How a walk gets at blocks: it runs on a thread that may wait.
 pub(crate) type Get<'a> = dyn Fn(&Cid) -> Result<Bytes, BlockError> + 'a;
 
+/// The longest target of a symbolic link: PATH_MAX without its end, as systems have it.
+const MAX_TARGET: usize = 4095;
+
 /// Something below the root.
 pub(crate) struct Visit<'a> {
     /// Where: names with `/` between them, each of which is a plain name; empty for the root itself.
@@ -75,7 +78,13 @@ pub(crate) fn walk<E: From<ReadError>>(
         }
         match stat.kind {
             EntryKind::File => show(Entry::File(cid))?,
-            EntryKind::Symlink => show(Entry::Symlink(stat.target.unwrap_or_default()))?,
+            EntryKind::Symlink => {
+                let target = stat.target.unwrap_or_default();
+                if target.is_empty() || target.len() > MAX_TARGET || target.contains('\0') {
+                    return Err(ReadError::invalid(cid, "a link that no system can hold").into());
+                }
+                show(Entry::Symlink(target))?;
+            }
             EntryKind::Directory => {
                 show(Entry::Directory)?;
                 if depth >= limits.max_depth {
@@ -86,6 +95,11 @@ pub(crate) fn walk<E: From<ReadError>>(
                     listing.give(&get(&want).map_err(ReadError::from)?)?;
                 }
                 let links = listing.finish();
+                if let Some([twice, _]) = links.array_windows().find(|[left, right]| left.name == right.name)
+                {
+                    let source = UnixfsError::DuplicateName(twice.name.clone());
+                    return Err(ReadError::node(cid, source).into());
+                }
                 entries = entries.saturating_add(links.len() as u64);
                 for link in links.into_iter().rev() {
                     if !is_entry_name(&link.name) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::add::{self, AddOptions, Added};
-use super::checkout::{self, Checkout};
+use super::checkout::{self, Cancel, Checkout, Checkouts};
 use super::commit::Work;
 use super::fetching::FetchSession;
 use super::files::Files;
@@ -22,6 +22,7 @@ use super::verify::{self, Verified};
 use super::{Guard, Settings, StoreError, now_secs};
 use crate::block::{self, Block};
 use crate::fetch::FetchLimits;
+use crate::read::Limits;
 
 /// A name under which content is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,7 +59,7 @@ pub struct BlockPlace {
 /// How much a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Bytes of all containers, with what is promised to additions that go on.
+    /// Bytes of all containers and checkouts, with what is promised to additions that go on.
     pub bytes: u64,
     /// What they may come to.
     pub limit_bytes: u64,
@@ -82,7 +83,7 @@ impl Blocking {
         let index = Index::open(dir, settings.cache_bytes)?;
         let containers = index.containers()?;
         let files = Files::open(dir.join("data"), &containers)?;
-        let used: u64 = containers.iter().map(|(_, container)| container.length()).sum();
+        let used: u64 = containers.iter().map(|(_, container)| container.charge()).sum();
         let shared = Shared {
             dir: dir.to_owned(),
             settings,
@@ -93,10 +94,11 @@ impl Blocking {
             used: used.into(),
             releases: 0.into(),
             collector: Mutex::default(),
-            checkouts: Mutex::default(),
+            checkouts: Checkouts::new(),
         };
         gc::remove_unfinished(&shared)?;
-        checkout::clean(&shared)?;
+        let charged = checkout::open(&shared)?;
+        shared.charge(charged);
         Ok(Blocking { shared: Arc::new(shared) })
     }
 
@@ -186,6 +188,19 @@ impl Blocking {
         Ok(())
     }
 
+    /// See [`Store::unpin_all`](super::Store::unpin_all).
+    pub fn unpin_all(&self, name: &str) -> Result<u64, StoreError> {
+        let mut taken_back = 0;
+        loop {
+            let pinned = self.shared.index.pinned_as(name)?;
+            if pinned.is_empty() {
+                return Ok(taken_back);
+            }
+            taken_back += pinned.len() as u64;
+            self.unpin(&pinned.into_iter().map(|cid| Pin::new(cid, name)).collect::<Vec<_>>())?;
+        }
+    }
+
     /// Whether something is pinned itself, under any name.
     pub fn is_pinned(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.shared.index.is_pinned(cid, None)
@@ -220,11 +235,25 @@ impl Blocking {
 
     /// See [`Store::checkout`](super::Store::checkout).
     pub fn checkout(&self, cid: &Cid) -> Result<Checkout, StoreError> {
+        self.checkout_within(cid, self.checkout_limits(), &Cancel::default())
+    }
+
+    pub(super) fn checkout_within(
+        &self,
+        cid: &Cid,
+        limits: Limits,
+        cancel: &Cancel,
+    ) -> Result<Checkout, StoreError> {
         let guard = self.guard(cid)?;
         if !self.has(cid)? {
             return Err(StoreError::NotFound(*cid));
         }
-        checkout::checkout(&self.shared, guard)
+        checkout::checkout(&self.shared, guard, limits, cancel)
+    }
+
+    /// No checkout takes more than half of the store.
+    pub(super) fn checkout_limits(&self) -> Limits {
+        Limits { max_bytes: self.shared.settings.limit_bytes / 2, ..Limits::default() }
     }
 
     /// See [`Store::fetch`](super::Store::fetch).

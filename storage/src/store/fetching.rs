@@ -3,7 +3,6 @@
 mod file;
 mod walk;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -25,6 +24,11 @@ use walk::{Child, Place, Walk};
 
 /// Bytes after which progress is made durable: what a crash costs at most.
 const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
+/// Rows of the index after which it is as well: what is placed from blocks that are here brings no bytes, and takes
+/// memory all the same.
+const FLUSH_ROWS: usize = 32 * 1024;
+/// Blocks that are looked at in one go. Between two goes a fetch can be given up.
+const LOOKED_AT: usize = 1024;
 
 /// A fetch in progress: the store's [`Sink`]. Clones share it.
 #[derive(Debug, Clone)]
@@ -39,7 +43,7 @@ struct Inner {
     limits: FetchLimits,
     walk: Mutex<Walk>,
     session: Mutex<Session>,
-    is_flushing: AtomicBool,
+    flushing: Mutex<()>,
     _guard: Guard,
 }
 
@@ -52,7 +56,7 @@ impl FetchSession {
             limits,
             walk: Mutex::new(Walk::new(root)),
             session: Mutex::new(Session::new(shared, false)),
-            is_flushing: AtomicBool::new(false),
+            flushing: Mutex::default(),
             _guard: Guard::new(shared, root)?,
         };
         Ok(FetchSession { inner: Arc::new(inner) })
@@ -75,7 +79,16 @@ impl Sink for FetchSession {
     }
 
     async fn next_wants(&self, max_blocks: usize, max_bytes: u64) -> Result<Vec<Want>, FetchError> {
-        self.run(move |inner| inner.next_wants(max_blocks, max_bytes)).await
+        let mut wants = Vec::new();
+        let mut room = Room { blocks: max_blocks, bytes: max_bytes };
+        loop {
+            let (found, left) = self.run(move |inner| inner.next_wants(room)).await?;
+            wants.extend(found);
+            match left {
+                Some(left) => room = left,
+                None => return Ok(wants),
+            }
+        }
     }
 
     fn hand_back(&self, cid: &Cid) {
@@ -110,14 +123,19 @@ impl Sink for FetchSession {
 }
 
 impl Inner {
-    fn next_wants(&self, max_blocks: usize, max_bytes: u64) -> Result<Vec<Want>, FetchError> {
+    /// The next wants of one go, and the room that is left for those of another, if there is reason for one.
+    fn next_wants(&self, mut room: Room) -> Result<(Vec<Want>, Option<Room>), FetchError> {
         let mut wants: Vec<Want> = Vec::new();
-        let mut bytes = 0_u64;
-        while wants.len() < max_blocks && (wants.is_empty() || bytes < max_bytes) {
-            let Some(child) = lock(&self.walk).next() else { break };
+        for _ in 0..LOOKED_AT {
+            if room.blocks == 0 || room.bytes == 0 {
+                return Ok((wants, None));
+            }
+            let Some(child) = lock(&self.walk).next() else { return Ok((wants, None)) };
             let done = self.look(child, &mut wants);
             match done {
-                Ok(Some(size)) => bytes = bytes.saturating_add(size),
+                Ok(Some(size)) => {
+                    room = Room { blocks: room.blocks - 1, bytes: room.bytes.saturating_sub(size) };
+                }
                 Ok(None) => {}
                 Err((child, error)) => {
                     lock(&self.walk).give_up(child);
@@ -125,7 +143,8 @@ impl Inner {
                 }
             }
         }
-        Ok(wants)
+        self.flush_if_due()?;
+        Ok((wants, Some(room)))
     }
 
     /// Skips what is here and notes what is not; answers with the size of a want.
@@ -162,6 +181,7 @@ impl Inner {
                 let place = self.shared.index.locate_in(child.cid.hash(), file.id())?;
                 if place.is_some_and(|place| place.offset == *offset && u64::from(place.length) == *bytes) {
                     file.wrote(*bytes);
+                    lock(&self.walk).file_bytes += *bytes;
                     return Ok(here(place.map(|place| place.block_bytes())));
                 }
             }
@@ -200,15 +220,21 @@ impl Inner {
         if block.cid == self.root {
             let total = stat_block(block.cid, &block.data).map_or(bytes, |stat| stat.total_bytes);
             walk.total_bytes = Some(total);
+            self.check_bytes("it has", total)?;
         }
-        let known = walk.known_bytes().saturating_add(bytes);
-        if known > self.limits.max_bytes {
-            return Err(self.refused(format!("more than {} bytes", self.limits.max_bytes)));
-        }
+        self.check_bytes("it has at least", walk.known_bytes().saturating_add(bytes))?;
         let has_room = walk.descend(below, &self.limits);
         has_room.map_err(|what| self.refused(what))?;
         walk.done(bytes, if is_fetched { bytes } else { 0 });
         Ok(())
+    }
+
+    fn check_bytes(&self, what: &str, bytes: u64) -> Result<(), FetchError> {
+        let limit = self.limits.max_bytes;
+        if bytes <= limit {
+            return Ok(());
+        }
+        Err(self.refused(format!("{what} {bytes} bytes where {limit} are allowed")))
     }
 
     fn put_leaf(&self, child: &Child, block: &Block) -> Result<Vec<Child>, FetchError> {
@@ -217,6 +243,7 @@ impl Inner {
                 return Err(self.malformed(child.cid, "its size is not what the node above it says"));
             }
             self.write(file, block, &block.data, *offset, None)?;
+            lock(&self.walk).file_bytes += *bytes;
             return Ok(Vec::new());
         }
         let Some(file) = self.begin_file(child.cid, block.data.len() as u64)? else {
@@ -280,10 +307,7 @@ impl Inner {
 
     /// The flat file for this root, or `None` for one that is small or is here already.
     fn begin_file(&self, root: Cid, size: u64) -> Result<Option<Arc<FileFetch>>, FetchError> {
-        if size > self.limits.max_bytes {
-            let limit = self.limits.max_bytes;
-            return Err(self.refused(format!("a file of {size} bytes where {limit} are allowed")));
-        }
+        self.check_bytes("a file in it has", size)?;
         let session = lock(&self.session);
         let file =
             FileFetch::begin(&self.shared, &session, root, size).map_err(|error| self.failed(error))?;
@@ -323,14 +347,18 @@ impl Inner {
 
     /// Makes progress durable now and then, beside those who go on writing.
     fn flush_if_due(&self) -> Result<(), FetchError> {
-        let due = lock(&self.walk).unflushed >= FLUSH_BYTES;
-        if due && !self.is_flushing.swap(true, Ordering::AcqRel) {
-            lock(&self.walk).unflushed = 0;
-            let result = self.flush(None);
-            self.is_flushing.store(false, Ordering::Release);
-            result?;
+        let rows = lock(&self.session).uncommitted();
+        if rows < FLUSH_ROWS && lock(&self.walk).unflushed < FLUSH_BYTES {
+            return Ok(());
         }
-        Ok(())
+        let _one_at_a_time = match self.flushing.try_lock() {
+            Ok(turn) => turn,
+            // Whoever is too far ahead of the disk waits for it.
+            Err(_) if rows >= 4 * FLUSH_ROWS => lock(&self.flushing),
+            Err(_) => return Ok(()),
+        };
+        lock(&self.walk).unflushed = 0;
+        self.flush(None)
     }
 
     fn flush(&self, total_bytes: Option<u64>) -> Result<(), FetchError> {
@@ -372,6 +400,13 @@ impl Inner {
     fn refused(&self, what: String) -> FetchError {
         FetchError::Limit { root: self.root, what }
     }
+}
+
+/// How much is still to be asked for.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    blocks: usize,
+    bytes: u64,
 }
 
 /// What is here of a child.

@@ -26,7 +26,9 @@ const SYNC_ONE_BY_ONE: usize = 8;
 #[derive(Debug)]
 pub(super) struct DataFile {
     pub(super) id: ContainerId,
-    file: File,
+    path: PathBuf,
+    /// Its descriptor, until [`DataFile::close`].
+    file: Mutex<Option<Arc<File>>>,
     /// Where the next bytes of a segment go.
     end: AtomicU64,
     is_segment: bool,
@@ -36,7 +38,23 @@ pub(super) struct DataFile {
 
 impl DataFile {
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        let open = lock(&self.file).clone();
+        match open {
+            Some(file) => file.write_all_at(bytes, offset),
+            None => OpenOptions::new().write(true).open(&self.path)?.write_all_at(bytes, offset),
+        }
+    }
+
+    /// Gives the descriptor back: nothing more will be written. Others follow for single calls.
+    pub(super) fn close(&self) {
+        lock(&self.file).take();
+    }
+
+    fn handle(&self) -> io::Result<Arc<File>> {
+        match &*lock(&self.file) {
+            Some(file) => Ok(Arc::clone(file)),
+            None => File::open(&self.path).map(Arc::new),
+        }
     }
 
     /// Lets the disk begin with a range that was written, without waiting for it.
@@ -44,8 +62,8 @@ impl DataFile {
     /// Saying that a range is not needed soon is the one safe call that starts its writing out; what is dirty
     /// stays in memory all the same. It is only a hint: whether it worked is not asked.
     pub(super) fn begin_write_out(&self, offset: u64, length: u64) {
-        if let Some(length) = NonZeroU64::new(length) {
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), Advice::DontNeed);
+        if let (Some(length), Ok(file)) = (NonZeroU64::new(length), self.handle()) {
+            let _ = rustix::fs::fadvise(&*file, offset, Some(length), Advice::DontNeed);
         }
     }
 
@@ -65,6 +83,13 @@ pub(super) struct Files {
     segment: Mutex<Option<Arc<DataFile>>>,
     /// Containers that somebody may still write to or has not committed yet.
     writing: Mutex<HashMap<ContainerId, Weak<DataFile>>>,
+}
+
+/// Why bytes were not appended, and whether the segment is as long as if nobody had tried.
+#[derive(Debug)]
+pub(super) struct NotAppended {
+    pub(super) error: StoreError,
+    pub(super) is_undone: bool,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +132,8 @@ impl Files {
         let path = self.path(id);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
         let file = file.map_err(StoreError::io("create", &path))?;
-        Ok(self.written(DataFile { id, file, end: 0.into(), is_segment, is_new: true.into() }))
+        let file = Mutex::new(Some(Arc::new(file)));
+        Ok(self.written(DataFile { id, path, file, end: 0.into(), is_segment, is_new: true.into() }))
     }
 
     /// Opens an unfinished flat file to go on writing.
@@ -118,19 +144,31 @@ impl Files {
     /// Makes a flat file what it stays: read-only for everybody, with a fixed time.
     pub(super) fn seal(&self, file: &DataFile, length: u64) -> Result<(), StoreError> {
         let fixed = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
-        let sealed = file.file.set_len(length).and_then(|()| {
-            file.file.set_modified(fixed)?;
-            file.file.set_permissions(Permissions::from_mode(0o444))
+        let open = lock(&file.file).clone();
+        let open = open.map_or_else(|| OpenOptions::new().write(true).open(&file.path).map(Arc::new), Ok);
+        let sealed = open.and_then(|file| {
+            file.set_len(length)?;
+            file.set_modified(fixed)?;
+            file.set_permissions(Permissions::from_mode(0o444))
         });
-        sealed.map_err(StoreError::io("finish", self.path(file.id)))
+        sealed.map_err(StoreError::io("finish", &file.path))
     }
 
     /// Appends to the current segment; answers with the segment and the offset.
-    pub(super) fn append(&self, bytes: &[u8]) -> Result<(Arc<DataFile>, u64), StoreError> {
-        let (segment, offset) = self.reserve(bytes.len() as u64)?;
-        let written = segment.write_at(bytes, offset);
-        written.map_err(StoreError::io("write", self.path(segment.id)))?;
-        Ok((segment, offset))
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<(Arc<DataFile>, u64), NotAppended> {
+        let length = bytes.len() as u64;
+        let (segment, offset) =
+            self.reserve(length).map_err(|error| NotAppended { error, is_undone: true })?;
+        match segment.write_at(bytes, offset) {
+            Ok(()) => Ok((segment, offset)),
+            Err(error) => {
+                let error = StoreError::io("write", self.path(segment.id))(error);
+                let (from, to) = (offset + length, offset);
+                // Where others have appended behind it, the gap stays a part of the segment.
+                let undone = segment.end.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+                Err(NotAppended { error, is_undone: undone.is_ok() })
+            }
+        }
     }
 
     fn reserve(&self, length: u64) -> Result<(Arc<DataFile>, u64), StoreError> {
@@ -176,7 +214,7 @@ impl Files {
             rustix::fs::syncfs(&self.dir_handle).map_err(|error| failed()(error.into()))?;
         } else {
             for file in files {
-                file.file.sync_data().map_err(failed())?;
+                file.handle().and_then(|file| file.sync_data()).map_err(failed())?;
             }
             if !new.is_empty() {
                 self.dir_handle.sync_all().map_err(failed())?;
@@ -244,7 +282,8 @@ impl Files {
         let path = self.path(id);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
-        Ok(self.written(DataFile { id, file, end: end.into(), is_segment, is_new: false.into() }))
+        let file = Mutex::new(Some(Arc::new(file)));
+        Ok(self.written(DataFile { id, path, file, end: end.into(), is_segment, is_new: false.into() }))
     }
 
     fn written(&self, file: DataFile) -> Arc<DataFile> {

@@ -87,6 +87,7 @@ impl NewFlat {
         if let Some((id, other)) = before {
             // The other file, whole or not, goes on as a bag of blocks.
             session.work.batch.put_container(id, &Container::Segment { length: other.length() });
+            self.shared.charge_whole(&other);
         }
         self.shared.files.seal(&self.file, self.reserved)?;
         self.place_leaves(session, profile);

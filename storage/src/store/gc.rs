@@ -54,18 +54,40 @@ const MOVE_BYTES: usize = 4 * 1024 * 1024;
 pub(super) fn collect(shared: &Arc<Shared>, goal: Goal) -> Result<Collected, StoreError> {
     let mut futile_at = lock(&shared.collector);
     let releases = shared.releases.load(Ordering::Acquire);
-    let is_over = || shared.used.load(Ordering::Acquire) > shared.settings.limit_bytes;
-    if matches!(goal, Goal::Room(_)) && (!is_over() || *futile_at == Some(releases)) {
+    let is_over = || match goal {
+        Goal::Room(bytes) => shared.lacks_room(bytes),
+        Goal::All => shared.lacks_room(0),
+    };
+    let wanted = match goal {
+        Goal::Room(bytes) => bytes,
+        Goal::All => 0,
+    };
+    let is_futile = futile_at.is_some_and(|(at, bytes)| at == releases && wanted >= bytes);
+    if goal != Goal::All && (!is_over() || is_futile) {
         return Ok(Collected::default());
     }
     let before = shared.used.load(Ordering::Acquire);
+    if goal != Goal::All {
+        // They can be made again from what is here: content would have to be fetched again.
+        checkout::remove_unused(shared, false)?;
+        if !is_over() {
+            let bytes = before.saturating_sub(shared.used.load(Ordering::Acquire));
+            return Ok(Collected { bytes, ..Collected::default() });
+        }
+    }
     if !shared.live.begin_collecting(Bloom::for_blocks(shared.index.block_count()?)) {
         return Err(StoreError::Busy);
     }
     let _ends = Ends(shared);
-    let mut collected = run(shared, goal)?;
+    let mut collected = match run(shared, goal) {
+        Err(error @ StoreError::Full { .. }) => {
+            *futile_at = Some((releases, wanted));
+            return Err(error);
+        }
+        collected => collected?,
+    };
     collected.bytes = before.saturating_sub(shared.used.load(Ordering::Acquire));
-    *futile_at = is_over().then_some(releases);
+    *futile_at = is_over().then_some((releases, wanted));
     tracing::info!(?goal, ?collected, "collected garbage");
     Ok(collected)
 }
@@ -89,7 +111,7 @@ fn run(shared: &Arc<Shared>, goal: Goal) -> Result<Collected, StoreError> {
     let mut work = Work::default();
     victims.iter().for_each(|root| work.batch.delete_root(root));
     shared.commit(work)?;
-    checkout::remove_unused(shared)?;
+    checkout::remove_unused(shared, true)?;
     let mut sweep = Sweep { shared, containers: &containers, live: HashMap::new(), deleted: 0 };
     sweep.run()?;
     let mut moving = HashSet::new();
@@ -122,7 +144,9 @@ fn mark_all(shared: &Arc<Shared>, goal: Goal) -> Result<Vec<Cid>, StoreError> {
     let limit = shared.settings.limit_bytes;
     let budget = match goal {
         Goal::All => 0,
-        Goal::Room(bytes) => (limit / 10 * KEEP_TENTHS).saturating_sub(bytes),
+        // Nothing is given up for what would not fit beside what has to stay.
+        Goal::Room(bytes) if marker.bytes.saturating_add(bytes) > limit => return Err(shared.full(bytes)),
+        Goal::Room(bytes) => (limit / 10 * KEEP_TENTHS).checked_sub(bytes).unwrap_or(limit - bytes),
     };
     let mut roots = shared.index.roots()?;
     roots.sort_unstable_by_key(|(used, bytes, cid)| (std::cmp::Reverse(*used), *bytes, *cid));
@@ -296,7 +320,10 @@ impl Sweep<'_> {
         Ok(match live {
             0 => Fate::Goes,
             live if is_small_segment || live.saturating_mul(2) < container.length() => Fate::Moves,
-            _ => Fate::Stays,
+            _ => {
+                self.shared.charge_whole(container);
+                Fate::Stays
+            }
         })
     }
 }
@@ -344,8 +371,9 @@ impl Mover<'_> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        self.shared.used.fetch_add(self.bytes.len() as u64, Ordering::AcqRel);
-        let (segment, mut offset) = self.shared.files.append(&self.bytes)?;
+        // Room is not asked for: what moves is what makes room.
+        self.shared.charge(self.bytes.len() as u64);
+        let (segment, mut offset) = self.shared.append_promised(&self.bytes)?;
         let mut work = Work::default();
         work.wrote(&segment);
         for (row, length) in self.rows.drain(..) {
@@ -365,7 +393,7 @@ fn remove(shared: &Shared, id: ContainerId, container: &Container) -> Result<(),
     let mut work = Work::default();
     work.batch.delete_container(id);
     shared.commit(work)?;
-    shared.give_room(container.length());
+    shared.give_room(container.charge());
     shared.files.remove(id)
 }
 

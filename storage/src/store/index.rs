@@ -22,6 +22,8 @@ const CONTAINERS: Table = Table("containers");
 const FLAT: Table = Table("flat");
 /// CID + name → nothing.
 const PINS: Table = Table("pins");
+/// Length of name + name + CID → nothing: the same pins, by name.
+const NAMED: Table = Table("named");
 /// CID → bytes below it: what was added or fetched as a whole.
 const ROOTS: Table = Table("roots");
 /// CID → when it was last used, unix seconds.
@@ -106,8 +108,8 @@ pub(super) enum Container {
     Segment { length: u64 },
     /// A whole file.
     Flat { length: u64, root: Cid },
-    /// A file of which leaves are still missing.
-    Partial { length: u64, root: Cid },
+    /// A file of which leaves are still missing; `charged` bytes of it are counted as used.
+    Partial { length: u64, charged: u64, root: Cid },
     /// A file that is being added; means nothing after a restart.
     Adding { length: u64 },
 }
@@ -122,15 +124,25 @@ impl Container {
         }
     }
 
+    /// Bytes that it counts as used: of an unfinished file only what was made room for, since its length is no more
+    /// than what somebody says.
+    pub(super) fn charge(&self) -> u64 {
+        match self {
+            Container::Partial { charged, .. } => *charged,
+            whole => whole.length(),
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
-        let (kind, root) = match self {
-            Container::Segment { .. } => (0, None),
-            Container::Flat { root, .. } => (1, Some(root)),
-            Container::Partial { root, .. } => (2, Some(root)),
-            Container::Adding { .. } => (3, None),
+        let (kind, charged, root) = match self {
+            Container::Segment { .. } => (0, None, None),
+            Container::Flat { root, .. } => (1, None, Some(root)),
+            Container::Partial { charged, root, .. } => (4, Some(charged), Some(root)),
+            Container::Adding { .. } => (3, None, None),
         };
         let mut row = vec![kind];
         row.extend(self.length().to_be_bytes());
+        row.extend(charged.map(|charged| charged.to_be_bytes()).into_iter().flatten());
         row.extend(root.map(Cid::to_bytes).unwrap_or_default());
         row
     }
@@ -139,12 +151,18 @@ impl Container {
         let (kind, rest) = row.split_first()?;
         let (length, root) = rest.split_first_chunk::<8>()?;
         let length = u64::from_be_bytes(*length);
-        let root = || Cid::try_from(root).ok();
+        let whole = || Cid::try_from(root).ok();
         Some(match kind {
             0 => Container::Segment { length },
-            1 => Container::Flat { length, root: root()? },
-            2 => Container::Partial { length, root: root()? },
+            1 => Container::Flat { length, root: whole()? },
+            // As it was written before it said what is charged: all of it.
+            2 => Container::Partial { length, charged: length, root: whole()? },
             3 => Container::Adding { length },
+            4 => {
+                let (charged, root) = root.split_first_chunk::<8>()?;
+                let (charged, root) = (u64::from_be_bytes(*charged), Cid::try_from(root).ok()?);
+                Container::Partial { length, charged, root }
+            }
             _ => return None,
         })
     }
@@ -166,7 +184,24 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn open(dir: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
-        Ok(Index { db: Db::open(&dir.join("index.redb"), Kind::CONTENT, Settings { cache_bytes })? })
+        let db = Db::open(&dir.join("index.redb"), Kind::CONTENT, Settings { cache_bytes })?;
+        let index = Index { db };
+        index.name_pins()?;
+        Ok(index)
+    }
+
+    /// Pins that were made before they were found by name are from now on.
+    fn name_pins(&self) -> Result<(), StoreError> {
+        if self.db.len(PINS)? == self.db.len(NAMED)? {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        self.walk(PINS, &[], |key, _| {
+            if let Some((cid, name)) = read_pin(key) {
+                batch.put_pin(&cid, &name);
+            }
+        })?;
+        self.commit(&batch)
     }
 
     /// Applies changes durably. After a failure the file is opened again at once, so that the next change has a
@@ -270,6 +305,14 @@ impl Index {
         Ok(page.rows.iter().filter_map(|(key, _)| read_pin(key)).collect())
     }
 
+    /// What is pinned under this name, at most one page of it.
+    pub(super) fn pinned_as(&self, name: &str) -> Result<Vec<Cid>, StoreError> {
+        let prefix = named_prefix(name);
+        let page = self.db.scan_prefix(NAMED, &prefix, None, PAGE_ROWS)?;
+        let cid = |key: &[u8]| Cid::try_from(key.get(prefix.len()..)?).ok();
+        Ok(page.rows.iter().filter_map(|(key, _)| cid(key)).collect())
+    }
+
     pub(super) fn each_pin(&self, mut take: impl FnMut(Cid)) -> Result<(), StoreError> {
         self.walk(PINS, &[], |key, _| {
             if let Some((cid, _)) = read_pin(key) {
@@ -325,6 +368,19 @@ fn pin_key(cid: &Cid, name: &str) -> Vec<u8> {
     key
 }
 
+/// Begins with the length, so that no name begins another.
+fn named_prefix(name: &str) -> Vec<u8> {
+    let mut prefix = (name.len() as u32).to_be_bytes().to_vec();
+    prefix.extend(name.as_bytes());
+    prefix
+}
+
+fn named_key(cid: &Cid, name: &str) -> Vec<u8> {
+    let mut key = named_prefix(name);
+    key.extend(cid.to_bytes());
+    key
+}
+
 fn read_pin(key: &[u8]) -> Option<(Cid, String)> {
     let mut rest = key;
     let cid = Cid::read_bytes(&mut rest).ok()?;
@@ -373,10 +429,12 @@ impl Changes for Batch {
 
     fn put_pin(&mut self, cid: &Cid, name: &str) {
         self.put(PINS, pin_key(cid, name), []);
+        self.put(NAMED, named_key(cid, name), []);
     }
 
     fn delete_pin(&mut self, cid: &Cid, name: &str) {
         self.delete(PINS, pin_key(cid, name));
+        self.delete(NAMED, named_key(cid, name));
     }
 
     fn put_root(&mut self, cid: &Cid, bytes: u64, used: u64) {
@@ -438,6 +496,18 @@ mod tests {
             let form = [Form::Plain, Form::Framed(unixfs::Kind::Raw), Form::Framed(unixfs::Kind::File)][form as usize];
             let location = Location { container, form, offset, length };
             prop_assert_eq!(Location::decode(container, &location.encode()), Some(location));
+        }
+
+        #[test]
+        fn containers_survive_encoding(length: u64, charged: u64, kind in 0..4) {
+            let root = Block::raw(length.to_be_bytes().to_vec()).cid;
+            let container = match kind {
+                0 => Container::Segment { length },
+                1 => Container::Flat { length, root },
+                2 => Container::Partial { length, charged, root },
+                _ => Container::Adding { length },
+            };
+            prop_assert_eq!(Container::decode(&container.encode()), Some(container));
         }
 
         #[test]

@@ -119,6 +119,11 @@ impl Session {
         self.uncommitted.insert(*hash, Some(*location));
     }
 
+    /// How much waits for the next commit.
+    pub(super) fn uncommitted(&self) -> usize {
+        self.work.batch.len()
+    }
+
     /// Notes that a flat file was written to.
     pub(super) fn wrote(&mut self, file: &Arc<DataFile>) {
         self.work.wrote(file);
@@ -150,8 +155,7 @@ impl Session {
         if self.buffered.is_empty() {
             return Ok(()); // and not the buffer: an empty block is a block
         }
-        self.shared.make_room(self.buffer.len() as u64)?;
-        let (segment, base) = self.shared.files.append(&self.buffer)?;
+        let (segment, base) = self.shared.append(&self.buffer)?;
         let mut offset = base;
         for (hash, length) in self.buffered.drain(..) {
             let location =

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use cid::Cid;
 
+use super::checkout::Checkouts;
 use super::commit::{Commits, Work};
-use super::files::Files;
+use super::files::{DataFile, Files};
 use super::gc::{self, Goal};
-use super::index::{Index, Location};
+use super::index::{Container, Index, Location};
 use super::live::Live;
 use super::{Settings, StoreError};
 use crate::block::{self, BlockError};
@@ -31,10 +32,9 @@ pub(super) struct Shared {
     pub(super) used: AtomicU64,
     /// Counts what may have made something removable since the last collection that found too little.
     pub(super) releases: AtomicU64,
-    /// One collection at a time; holds the count of releases at which it was futile to try.
-    pub(super) collector: Mutex<Option<u64>>,
-    /// One checkout is made at a time.
-    pub(super) checkouts: Mutex<()>,
+    /// One collection at a time; holds the count of releases at which it was futile to try, and for how many bytes.
+    pub(super) collector: Mutex<Option<(u64, u64)>>,
+    pub(super) checkouts: Checkouts,
 }
 
 impl Shared {
@@ -65,22 +65,56 @@ impl Shared {
     }
 
     /// Promises room for bytes, and collects garbage if that needs it.
+    ///
+    /// What does not fit is counted for nobody, so that others' smaller wishes go on being granted meanwhile.
     pub(super) fn make_room(self: &Arc<Self>, bytes: u64) -> Result<(), StoreError> {
-        let used = self.used.fetch_add(bytes, Ordering::AcqRel).saturating_add(bytes);
-        let limit = self.settings.limit_bytes;
-        if used <= limit {
+        if self.take_room(bytes) {
             return Ok(());
+        }
+        // What no collection could make room for gives nothing up either.
+        if bytes > self.settings.limit_bytes {
+            return Err(self.full(bytes));
         }
         let collected = gc::collect(self, Goal::Room(bytes));
-        let used = self.used.load(Ordering::Acquire);
-        if used <= limit {
+        if self.take_room(bytes) {
             return Ok(());
         }
-        self.give_room(bytes);
         match collected {
             Err(error) if !matches!(error, StoreError::Busy) => Err(error),
-            _ => Err(StoreError::Full { wanted: bytes, used: used.saturating_sub(bytes), limit }),
+            _ => Err(self.full(bytes)),
         }
+    }
+
+    fn take_room(&self, bytes: u64) -> bool {
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.settings.limit_bytes);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// Whether there is no room for so many bytes now.
+    pub(super) fn lacks_room(&self, bytes: u64) -> bool {
+        self.used.load(Ordering::Acquire).saturating_add(bytes) > self.settings.limit_bytes
+    }
+
+    /// The error of who cannot have so many bytes.
+    pub(super) fn full(&self, wanted: u64) -> StoreError {
+        let used = self.used.load(Ordering::Acquire);
+        StoreError::Full { wanted, used, limit: self.settings.limit_bytes }
+    }
+
+    /// Appends to the current segment; answers with the segment and the offset.
+    pub(super) fn append(self: &Arc<Self>, bytes: &[u8]) -> Result<(Arc<DataFile>, u64), StoreError> {
+        self.make_room(bytes.len() as u64)?;
+        self.append_promised(bytes)
+    }
+
+    /// The same where the room was promised before; after a failure it is no longer.
+    pub(super) fn append_promised(&self, bytes: &[u8]) -> Result<(Arc<DataFile>, u64), StoreError> {
+        self.files.append(bytes).map_err(|failed| {
+            if failed.is_undone {
+                self.give_room(bytes.len() as u64);
+            }
+            failed.error
+        })
     }
 
     /// Takes a promise back, or notes that bytes were removed.
@@ -88,6 +122,16 @@ impl Shared {
         let less = |used: u64| Some(used.saturating_sub(bytes));
         // The closure never refuses.
         let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// Notes that all of a container counts from now on: it is no longer a file that is fetched.
+    pub(super) fn charge_whole(&self, container: &Container) {
+        self.charge(container.length().saturating_sub(container.charge()));
+    }
+
+    /// Counts bytes that are there already, room or not.
+    pub(super) fn charge(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
     }
 
     /// Notes that something may have become removable.

@@ -50,6 +50,8 @@ pub(super) struct PeerState {
     /// Broken streams since the last block.
     pub losses: u32,
     pub heard_at: Option<Time>,
+    /// When it last sent a block that somebody waited for.
+    pub served_at: Option<Time>,
     max_window: u64,
     window: u64,
     in_flight: u64,
@@ -94,6 +96,7 @@ impl Default for PeerState {
             strikes: 0,
             losses: 0,
             heard_at: None,
+            served_at: None,
             max_window: JAVASCRIPT_WINDOW_BYTES,
             window: JAVASCRIPT_WINDOW_BYTES,
             in_flight: 0,

@@ -1,12 +1,12 @@
 //! A flat file that is being fetched.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cid::Cid;
 
 use super::super::StoreError;
-use super::super::files::DataFile;
+use super::super::files::{DataFile, lock};
 use super::super::flat::FLAT_ABOVE_BYTES;
 use super::super::index::{Changes, Container, ContainerId, Form, Location};
 use super::super::session::Session;
@@ -22,9 +22,20 @@ pub(super) struct FileFetch {
     root: Cid,
     size: u64,
     missing: AtomicU64,
+    room: Mutex<Room>,
     /// The index knows of it.
     is_noted: AtomicBool,
     is_kept: AtomicBool,
+}
+
+/// What was made room for.
+#[derive(Debug)]
+struct Room {
+    made: u64,
+    /// Of these, how many bytes are written or about to be.
+    taken: u64,
+    /// Of these, how many the index counts.
+    noted: u64,
 }
 
 impl FileFetch {
@@ -39,23 +50,23 @@ impl FileFetch {
             return Ok(None);
         }
         session.touch(&root); // before the look, so that collecting garbage leaves it from here on
-        let (data, is_noted) = match shared.index.flat(&root)? {
+        let (data, noted) = match shared.index.flat(&root)? {
             Some((_, Container::Flat { .. })) => return Ok(None),
-            Some((id, Container::Partial { length, .. })) if length == size => {
-                (shared.files.reopen(id)?, true)
+            Some((id, Container::Partial { length, charged, .. })) if length == size => {
+                (shared.files.reopen(id)?, Some(charged))
             }
-            _ => {
-                shared.make_room(size)?;
-                (shared.files.create(false)?, false)
-            }
+            _ if size > shared.settings.limit_bytes => return Err(shared.full(size)),
+            _ => (shared.files.create(false)?, None),
         };
+        let made = noted.unwrap_or(0).min(size);
         Ok(Some(FileFetch {
             shared: Arc::clone(shared),
             data,
             root,
             size,
             missing: AtomicU64::new(size),
-            is_noted: AtomicBool::new(is_noted),
+            room: Mutex::new(Room { made, taken: made, noted: made }),
+            is_noted: AtomicBool::new(noted.is_some()),
             is_kept: AtomicBool::new(false),
         }))
     }
@@ -69,15 +80,49 @@ impl FileFetch {
     }
 
     pub(super) fn write(&self, shared: &Shared, piece: &[u8], offset: u64) -> Result<(), StoreError> {
+        self.make_room(piece.len() as u64)?;
         let path = || shared.files.path(self.data.id);
         self.data.write_at(piece, offset).map_err(|error| StoreError::io("write", path())(error))
     }
 
-    /// Notes that bytes are in their place.
+    /// Room is made for a file as it grows: its size is only what a node says, and comes true late or never.
+    fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let mut room = lock(&self.room);
+        // Never more than the file: a piece whose write failed may come again.
+        let taken = room.taken.saturating_add(bytes).min(self.size);
+        if let Some(lacking) = taken.checked_sub(room.made).filter(|lacking| *lacking > 0) {
+            self.shared.make_room(lacking)?;
+            room.made = taken;
+        }
+        room.taken = taken;
+        Ok(())
+    }
+
+    /// What the index is to count for the file in this state.
+    fn charge(&self, is_whole: bool) -> u64 {
+        let mut room = lock(&self.room);
+        if is_whole {
+            self.shared.charge(self.size.saturating_sub(room.made));
+            room.made = self.size;
+        }
+        room.noted = room.made;
+        room.made
+    }
+
+    /// Notes that bytes are in their place. Of a file that is whole no descriptor is kept: a directory may hold
+    /// thousands of files before the first of them is made durable.
     pub(super) fn wrote(&self, bytes: u64) {
         let less = |missing: u64| Some(missing.saturating_sub(bytes));
         // The closure never refuses.
         let _ = self.missing.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        if self.is_whole() {
+            self.data.close();
+        }
+    }
+
+    /// Whether nothing is to be written to it any more.
+    pub(super) fn is_whole(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
     }
 
     /// The range of the file that is this block, if it can be made from one.
@@ -106,7 +151,7 @@ impl FileFetch {
             return Ok(());
         }
         let (id, root, length) = (self.data.id, self.root, self.size);
-        let is_whole = self.missing.load(Ordering::Acquire) == 0;
+        let is_whole = self.is_whole();
         session.touch(&root);
         // Another may have brought or added the same file meanwhile: then this is a bag of blocks.
         let named = self.shared.index.flat(&root)?.filter(|(named, _)| *named != id);
@@ -116,12 +161,16 @@ impl FileFetch {
                 self.shared.files.seal(&self.data, length)?;
                 Container::Flat { length, root }
             }
-            _ => Container::Partial { length, root },
+            _ => Container::Partial { length, charged: self.charge(false), root },
         };
+        if !matches!(row, Container::Partial { .. }) {
+            self.charge(true);
+        }
         if !matches!(row, Container::Segment { .. }) {
             if let Some((other, container)) = named {
                 let length = container.length();
                 session.work.batch.put_container(other, &Container::Segment { length });
+                self.shared.charge_whole(&container);
             }
             session.work.batch.put_flat(&root, id);
         }
@@ -135,10 +184,12 @@ impl FileFetch {
 
 impl Drop for FileFetch {
     fn drop(&mut self) {
-        if self.is_noted.load(Ordering::Acquire) {
+        let is_noted = self.is_noted.load(Ordering::Acquire);
+        let room = lock(&self.room);
+        self.shared.give_room(if is_noted { room.made - room.noted } else { room.made });
+        if is_noted {
             return;
         }
-        self.shared.give_room(self.size);
         if let Err(error) = self.shared.files.remove(self.data.id) {
             tracing::warn!(%error, "an unfinished file stays until the store is opened again");
         }

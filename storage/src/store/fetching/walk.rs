@@ -14,6 +14,13 @@ use crate::fetch::{FetchLimits, Progress};
 /// than are worked off; at the second (about 80 MB) the DAG is refused.
 const MANY_WAITING: usize = 64 * 1024;
 const MAX_WAITING: usize = 512 * 1024;
+/// Unfinished files and nodes that may become some. Each file holds a descriptor while it is written, and several
+/// fetches go on at once; so many requests on their way are enough also where a round trip takes long.
+const MAX_UNFINISHED: usize = 256;
+/// Links in files that are followed whatever the files' size, and how many bytes there must be for each above that:
+/// a node is followed wherever it stands, so that three small blocks could ask for millions of places otherwise.
+const SPARE_LINKS: u64 = 128 * 1024;
+const BYTES_A_LINK: u64 = 16;
 
 /// A block that is still to be looked at.
 #[derive(Debug, Clone)]
@@ -35,6 +42,15 @@ pub(super) enum Place {
 }
 
 impl Child {
+    fn is_node(&self) -> bool {
+        self.cid.codec() != RAW
+    }
+
+    /// Whether it is a node that may turn out to be the root of a large file.
+    fn may_be_file(&self) -> bool {
+        self.is_node() && matches!(self.place, Place::Alone)
+    }
+
     /// A child of this one.
     pub(super) fn below(&self, cid: Cid, file_bytes: Option<u64>, place: Place) -> Child {
         // A raw leaf is as large as its piece of the file; a node's size is not known.
@@ -49,14 +65,18 @@ pub(super) struct Walk {
     /// The next one last.
     waiting: Vec<Child>,
     asked: HashMap<Multihash<64>, Child>,
-    /// How many of the asked may have children.
+    /// How many of the asked may have children, and how many of these may be the root of a file.
     asked_nodes: usize,
+    asked_roots: usize,
     /// Handed out by `next` or `take`, and neither done nor given up.
     in_work: usize,
     /// Nodes outside of files that were seen: a second link to one leads to nothing new.
     seen: HashSet<[u8; 16]>,
     files: Vec<Arc<FileFetch>>,
     links: u64,
+    links_in_files: u64,
+    /// Bytes of files that are in their place.
+    pub(super) file_bytes: u64,
     blocks: u64,
     bytes: u64,
     fetched: u64,
@@ -70,10 +90,13 @@ impl Walk {
             waiting: vec![Child { cid: root, block_bytes: None, place: Place::Alone, depth: 0 }],
             asked: HashMap::new(),
             asked_nodes: 0,
+            asked_roots: 0,
             in_work: 0,
             seen: HashSet::new(),
             files: Vec::new(),
             links: 0,
+            links_in_files: 0,
+            file_bytes: 0,
             blocks: 0,
             bytes: 0,
             fetched: 0,
@@ -86,7 +109,7 @@ impl Walk {
     pub(super) fn next(&mut self) -> Option<Child> {
         loop {
             let child = self.waiting.last()?;
-            let is_node = child.cid.codec() != RAW;
+            let (is_node, may_be_file) = (child.is_node(), child.may_be_file());
             // The same block is asked for once; when it is here, the second place is filled from the first.
             if self.asked.contains_key(child.cid.hash()) {
                 return None;
@@ -94,9 +117,11 @@ impl Walk {
             if is_node && self.asked_nodes > 0 && self.waiting.len() > MANY_WAITING {
                 return None;
             }
+            if may_be_file && !self.asked.is_empty() && self.unfinished() >= MAX_UNFINISHED {
+                return None;
+            }
             let child = self.waiting.pop()?;
-            let is_alone = matches!(child.place, Place::Alone);
-            if is_alone && is_node && !self.seen.insert(half(&child.cid)) {
+            if may_be_file && !self.seen.insert(half(&child.cid)) {
                 continue;
             }
             self.in_work += 1;
@@ -107,7 +132,8 @@ impl Walk {
     /// Notes that a block, handed out by `next`, is asked for.
     pub(super) fn ask(&mut self, child: Child) {
         self.in_work -= 1;
-        self.asked_nodes += usize::from(child.cid.codec() != RAW);
+        self.asked_nodes += usize::from(child.is_node());
+        self.asked_roots += usize::from(child.may_be_file());
         self.asked.insert(*child.cid.hash(), child);
     }
 
@@ -118,7 +144,8 @@ impl Walk {
     /// Takes a block that was asked for and has arrived.
     pub(super) fn take(&mut self, cid: &Cid) -> Option<Child> {
         let child = self.asked.remove(cid.hash())?;
-        self.asked_nodes -= usize::from(child.cid.codec() != RAW);
+        self.asked_nodes -= usize::from(child.is_node());
+        self.asked_roots -= usize::from(child.may_be_file());
         self.in_work += 1;
         Some(child)
     }
@@ -156,6 +183,12 @@ impl Walk {
         if self.links > limits.max_links {
             return Err(format!("more than {} links", limits.max_links));
         }
+        let in_files = below.iter().filter(|child| matches!(child.place, Place::InFile { .. })).count();
+        self.links_in_files = self.links_in_files.saturating_add(in_files as u64);
+        if self.links_in_files > SPARE_LINKS + self.file_bytes / BYTES_A_LINK {
+            let bytes = self.file_bytes;
+            return Err(format!("{} links in files for {bytes} bytes of them", self.links_in_files));
+        }
         if below.first().is_some_and(|child| child.depth > limits.max_depth) {
             return Err(format!("more than {} levels", limits.max_depth));
         }
@@ -171,6 +204,11 @@ impl Walk {
         let file = Arc::new(file);
         self.files.push(Arc::clone(&file));
         file
+    }
+
+    /// Files that are written to, and nodes on their way that may become some.
+    fn unfinished(&self) -> usize {
+        self.asked_roots + self.files.iter().filter(|file| !file.is_whole()).count()
     }
 
     pub(super) fn files(&self) -> Vec<Arc<FileFetch>> {
