@@ -2,6 +2,7 @@
 
 mod gossip;
 mod memory;
+mod one_peer;
 mod store;
 mod tcp_first;
 
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub(crate) use gossip::{MAX_MESSAGE_BYTES, Subscriptions};
+pub(crate) use one_peer::OnePeer;
 pub(crate) use store::{MAX_OWN_KEYS, Store};
 pub(crate) use tcp_first::TcpFirst;
 
@@ -37,12 +39,17 @@ const NEGOTIATING: usize = 256;
 const OTHER_STREAMS: usize = 512;
 /// Round trips of all connections; liveness of watched peers is measured apart.
 const PING_EVERY: Duration = Duration::from_secs(15);
+/// A connection on which two pings in a row take longer is dead (`Task::on_ping_failed`).
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A DHT message: 20 peers with their addresses fit.
 const DHT_PACKET_BYTES: usize = 16 << 10;
 /// A search of the DHT gives up after this.
 const DHT_QUERY: Duration = Duration::from_secs(30);
 /// Peers are asked at the same time in one search.
 const DHT_PARALLEL: NonZeroUsize = NonZeroUsize::new(10).expect("10 is not 0");
+
+/// Gossip of this swarm's topics.
+pub(crate) type Gossip = gossipsub::Behaviour<gossipsub::IdentityTransform, Subscriptions>;
 
 /// Everything that runs on a connection. Refusals come first, in this order.
 #[derive(NetworkBehaviour)]
@@ -53,7 +60,7 @@ pub(crate) struct Behaviour {
     memory: memory::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    pub(crate) gossip: gossipsub::Behaviour<gossipsub::IdentityTransform, Subscriptions>,
+    pub(crate) gossip: OnePeer<Gossip>,
     pub(crate) dht: TcpFirst<kad::Behaviour<Store>>,
     pub(crate) streams: streams::Behaviour,
 }
@@ -131,8 +138,10 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(connection_limits(&config.limits)),
             memory: memory::Behaviour::new(config.limits.memory_bytes),
             identify: identify::Behaviour::new(about),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
-            gossip: gossip::behaviour(config, names)?,
+            ping: ping::Behaviour::new(
+                ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_TIMEOUT),
+            ),
+            gossip: OnePeer::new(gossip::behaviour(config, names)?, config.local_peers_whitelisted),
             dht: TcpFirst(dht(config, names)?),
             streams: streams::Behaviour::new(registry.clone(), &exempt, config.limits.streams),
         })

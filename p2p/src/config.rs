@@ -32,9 +32,9 @@ pub struct Config {
     pub topics: Vec<String>,
     /// What peers may take.
     pub limits: Limits,
-    /// Whether many peers behind one address are fine: local test swarms and private networks.
+    /// Whether many peers behind one private address are fine, as they are behind one of loopback.
     ///
-    /// Gossip scoring otherwise takes more than ten peers on one address for one peer with many faces.
+    /// Gossip scoring takes more than ten peers on any other address for one peer with many faces.
     pub local_peers_whitelisted: bool,
     /// Whether this host keeps DHT records for others. Hosts that cannot be dialled should not.
     pub dht_server: bool,
@@ -111,7 +111,8 @@ pub struct Limits {
     /// Open connections in all.
     pub connections: u32,
     /// Connections of one peer. With one, two peers that dial each other at the same
-    /// moment would each refuse the other's call and end with none.
+    /// moment would each refuse the other's call and end with none; and a peer that changes its network comes
+    /// back before its old connections are found dead.
     pub per_peer: u32,
     /// Above this many bytes of anonymous memory in the process new inbound connections are refused. 0: no limit.
     pub memory_bytes: u64,
@@ -133,7 +134,7 @@ impl Default for Limits {
             inbound: 64,
             outbound: 64,
             connections: 128,
-            per_peer: 2,
+            per_peer: 4,
             memory_bytes: 512 << 20,
             wanted_peers: 12,
             streams: 256,

@@ -116,6 +116,9 @@ pub enum DialError {
     /// No address of the peer is known.
     #[error("no address of the peer is known")]
     NoAddress,
+    /// The peer's machine answers, and says that nobody listens at any of its addresses.
+    #[error("nobody listens there: {0}")]
+    Refused(String),
     /// Every address was tried and failed.
     #[error("could not connect: {0}")]
     Failed(String),

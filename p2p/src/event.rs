@@ -38,19 +38,22 @@ impl fmt::Debug for GossipId {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The first connection of the peer is open.
+    /// A connection of the peer is open: the first, or a further one. With a further one the peer may have lost what
+    /// was sent before, and so may have we: both sides tell each other again what matters. The same is said
+    /// when frames were lost with one of several connections.
     Connected {
         /// The other side.
         peer: PeerId,
     },
     /// The last connection of the peer is closed. Frames sent to it may be lost, those that
     /// were still queued are. When the peer is back before its old connection is found closed, only the
-    /// peer says so.
+    /// peer says so; this side says `Connected` again.
     Disconnected {
         /// The other side.
         peer: PeerId,
     },
-    /// A watched peer was lost, and dialling it at once failed too: most likely its process is gone.
+    /// A watched peer was lost, and its machine refuses to be dialled: its process is gone. Said once per loss, and not
+    /// for other failures, behind which may be this host's own network; it is dialled on in any case.
     Unreachable {
         /// The other side.
         peer: PeerId,
@@ -60,7 +63,7 @@ pub enum Event {
         /// The other side.
         peer: PeerId,
     },
-    /// A watched peer that was silent answers again.
+    /// A watched peer that was silent answers again. When it opens a new connection instead, `Connected` says so.
     Heard {
         /// The other side.
         peer: PeerId,

@@ -67,6 +67,8 @@ enum Next {
     Write,
     /// Wait for frames.
     Wait,
+    /// Go on over a newer connection.
+    Move,
     /// Make sure that all was read, and end.
     Finish,
     /// End: the link is no more.
@@ -80,6 +82,8 @@ struct Link {
     frames: VecDeque<Bytes>,
     bytes: usize,
     ready: Arc<Notify>,
+    /// The peer has a newer connection than the one that the writer writes to.
+    moved: bool,
     writer: Option<AbortHandle>,
 }
 
@@ -128,6 +132,14 @@ impl Links {
         Ok(())
     }
 
+    /// A further connection of the peer is open: what waits goes over it, since the old one may be dead.
+    pub(crate) fn moved(&self, peer: PeerId) {
+        if let Some(link) = lock(&self.open).links.get_mut(&peer) {
+            link.moved = true;
+            link.ready.notify_one();
+        }
+    }
+
     /// Drops the queue of a peer whose last connection closed; says how many frames were lost.
     pub(crate) fn lost(&self, peer: PeerId) -> usize {
         let link = lock(&self.open).links.remove(&peer);
@@ -160,6 +172,9 @@ impl Links {
         let Some(link) = state.links.get_mut(&peer).filter(|link| link.id == id) else {
             return Next::Gone;
         };
+        if std::mem::take(&mut link.moved) && !stopped {
+            return Next::Move;
+        }
         let mut bytes = 0;
         while bytes < MAX_BATCH_BYTES
             && let Some(frame) = link.frames.pop_front()
@@ -216,6 +231,13 @@ impl Links {
 
 impl Link {
     fn new(id: u64) -> Self {
-        Self { id, frames: VecDeque::new(), bytes: 0, ready: Arc::new(Notify::new()), writer: None }
+        Self {
+            id,
+            frames: VecDeque::new(),
+            bytes: 0,
+            ready: Arc::new(Notify::new()),
+            moved: false,
+            writer: None,
+        }
     }
 }

@@ -284,7 +284,7 @@ impl Host {
     /// When the peer cannot be reached or does not speak the protocol.
     pub async fn open_stream(&self, peer: PeerId, protocol: &str) -> Result<Stream, OpenError> {
         let protocol = self.shared.names.protocol(protocol)?;
-        timeout(OPEN_TIMEOUT, self.ask(|answer| Command::Open { peer, protocol, answer }))
+        timeout(OPEN_TIMEOUT, self.ask(|answer| Command::Open { peer, protocol, on: None, answer }))
             .await
             .map_err(|_| OpenError::Timeout)?
             .ok_or(OpenError::Stopped)?

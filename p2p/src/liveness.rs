@@ -5,15 +5,15 @@
 use std::{io, sync::Arc, time::Duration};
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::PeerId;
+use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{
     sync::Notify,
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::debug;
 
-use crate::{Event, Metrics, Stream, event::Sink, opener::Opener, streams::Activity};
+use crate::{Event, Metrics, OpenError, Stream, event::Sink, opener::Opener, streams::Activity};
 
 /// How often a watched peer is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -21,6 +21,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(3);
 /// A timer that fires later than this says that we were asleep, not the peer.
 const OVERSLEPT: Duration = Duration::from_millis(500);
+/// How long a superseded connection may take to answer. It costs little to close one that was only slow: there
+/// is a newer one.
+const PROBE: Duration = Duration::from_secs(5);
 /// Bytes of one ping.
 const PING: usize = 8;
 
@@ -78,7 +81,7 @@ async fn ping_forever(peer: PeerId, opener: &Opener, answered: &Notify) {
     loop {
         let error = match opener.echo(peer).await {
             Ok(stream) => ping(stream, answered).await.err().map(|error| error.to_string()),
-            Err(crate::OpenError::Stopped) => return,
+            Err(OpenError::Stopped) => return,
             Err(error) => Some(error.to_string()),
         };
         debug!(%peer, ?error, "pings broke off");
@@ -97,6 +100,23 @@ async fn ping(mut stream: Stream, answered: &Notify) -> io::Result<()> {
         answered.notify_one();
         sleep(EVERY).await;
     }
+}
+
+/// Whether a connection still leads to its peer. A refusal is an answer too.
+pub(crate) async fn probe(peer: PeerId, connection: ConnectionId, opener: &Opener) -> bool {
+    let asked = async {
+        match opener.echo_on(peer, connection).await {
+            Ok(mut stream) => {
+                let mut echo = [0; PING];
+                let asked = stream.write_all(&[0; PING]).await.is_ok() && stream.flush().await.is_ok();
+                // A stream that ends was ended by somebody.
+                let _ = asked && stream.read_exact(&mut echo).await.is_ok();
+                true
+            }
+            Err(error) => !matches!(error, OpenError::Timeout),
+        }
+    };
+    timeout(PROBE, asked).await.unwrap_or(false)
 }
 
 /// Sends back what comes, until the peer ends the stream.

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub connections_closed: Counter,
     /// Connections that a limit refused, inbound or outbound.
     pub connections_refused: Counter,
+    /// Connections closed because nothing came over them any more.
+    pub connections_given_up: Counter,
     /// Connections closed to make room for newcomers.
     pub connections_trimmed: Counter,
     /// Dials that failed.

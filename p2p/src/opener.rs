@@ -1,6 +1,6 @@
 //! How helpers of the network task ask it for streams, without keeping it alive.
 
-use libp2p::{PeerId, StreamProtocol};
+use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -37,17 +37,27 @@ pub(crate) struct Opener {
 
 impl Opener {
     pub(crate) async fn frames(&self, peer: PeerId) -> Result<Stream, OpenError> {
-        self.open(peer, self.own.frames.clone()).await
+        self.open(peer, self.own.frames.clone(), None).await
     }
 
     pub(crate) async fn echo(&self, peer: PeerId) -> Result<Stream, OpenError> {
-        self.open(peer, self.own.echo.clone()).await
+        self.open(peer, self.own.echo.clone(), None).await
     }
 
-    async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<Stream, OpenError> {
+    /// The same over one of the peer's connections.
+    pub(crate) async fn echo_on(&self, peer: PeerId, connection: ConnectionId) -> Result<Stream, OpenError> {
+        self.open(peer, self.own.echo.clone(), Some(connection)).await
+    }
+
+    async fn open(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+        on: Option<ConnectionId>,
+    ) -> Result<Stream, OpenError> {
         let (answer, answered) = oneshot::channel();
         let commands = self.commands.upgrade().ok_or(OpenError::Stopped)?;
-        let command = Command::Open { peer, protocol, answer };
+        let command = Command::Open { peer, protocol, on, answer };
         commands.send(command).await.map_err(|_| OpenError::Stopped)?;
         drop(commands);
         answered.await.unwrap_or(Err(OpenError::Disconnected))

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
@@ -44,8 +44,10 @@ pub(crate) enum Note {
     Penalise(PeerId, &'static str),
     AddAddress(PeerId, Multiaddr),
     Disconnect(PeerId),
-    /// A stream of the peer broke while frames may have been on their way.
-    SessionLost(PeerId),
+    /// A stream of the peer broke while frames may have been on their way; it was of this connection.
+    SessionLost(PeerId, ConnectionId),
+    /// A connection that was superseded by a newer one was asked for a sign of life, and whether it gave one.
+    Probed(PeerId, ConnectionId, bool),
     /// The peer broke a rule that no honest peer breaks.
     Cut(PeerId, &'static str),
 }
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Open {
         peer: PeerId,
         protocol: libp2p::StreamProtocol,
+        /// Over this connection, and no other.
+        on: Option<ConnectionId>,
         answer: oneshot::Sender<Result<Stream, OpenError>>,
     },
     Dial {

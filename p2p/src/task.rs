@@ -35,7 +35,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use self::{connections::Peer, dht::Searches, dialling::Dials, offences::Offences};
+use self::{
+    connections::Peer,
+    dht::Searches,
+    dialling::{Dials, Lost},
+    offences::Offences,
+};
 use crate::{
     Config, Event, Events, HostError, addresses,
     behaviour::{self, Behaviour, BehaviourEvent},
@@ -64,6 +69,8 @@ pub(crate) struct Task {
     /// Connected peers.
     peers: HashMap<PeerId, Peer>,
     watched: HashSet<PeerId>,
+    /// Watched peers that were lost and are not back.
+    lost: HashMap<PeerId, Lost>,
     readers: HashMap<PeerId, Reader>,
     requests: Server,
     dials: Dials,
@@ -124,6 +131,7 @@ pub(crate) async fn spawn(
         listeners,
         peers: HashMap::new(),
         watched: HashSet::new(),
+        lost: HashMap::new(),
         readers: HashMap::new(),
         dials: Dials::default(),
         redial_at: Some(Instant::now()),
@@ -233,7 +241,7 @@ impl Task {
         // What was noted before, by the same caller perhaps, comes first.
         self.on_notes();
         match command {
-            Command::Open { peer, protocol, answer } => self.open(peer, protocol, answer),
+            Command::Open { peer, protocol, on, answer } => self.open(peer, protocol, on, answer),
             Command::Dial { address, answer } => self.dial_address(address, answer),
             Command::Peers { answer } => reply(answer, self.describe_peers()),
             Command::Subscribe { topic, on, answer } => {
@@ -265,7 +273,9 @@ impl Task {
                 Note::Verdict(id, relay, verdict) => self.on_verdict(id, relay, verdict),
                 Note::Penalise(peer, why) => self.penalise(peer, why),
                 Note::AddAddress(peer, address) => self.add_address(peer, address),
-                Note::Disconnect(peer) | Note::SessionLost(peer) => self.disconnect(peer),
+                Note::Disconnect(peer) => self.disconnect(peer),
+                Note::SessionLost(peer, connection) => self.session_lost(peer, connection),
+                Note::Probed(peer, connection, alive) => self.on_probed(peer, connection, alive),
                 Note::Cut(peer, why) => self.cut(peer, why),
             }
         }
@@ -350,7 +360,9 @@ impl Task {
                     peer.rtt = Some(rtt);
                 }
             }
-            BehaviourEvent::Ping(_) => {}
+            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(failure) }) => {
+                self.on_ping_failed(peer, connection, &failure);
+            }
             BehaviourEvent::Blocked(never) => match never {},
             BehaviourEvent::Limits(never) | BehaviourEvent::Memory(never) => match never {},
         }

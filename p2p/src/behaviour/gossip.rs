@@ -31,10 +31,7 @@ const FACES: f64 = 10.0;
 /// Only this swarm's topics, by anybody.
 pub(crate) type Subscriptions = MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>;
 
-pub(super) fn behaviour(
-    config: &Config,
-    names: &Names,
-) -> Result<gossipsub::Behaviour<gossipsub::IdentityTransform, Subscriptions>, HostError> {
+pub(super) fn behaviour(config: &Config, names: &Names) -> Result<super::Gossip, HostError> {
     let bad = |reason: String| HostError::Setting { setting: "gossip", reason };
     let topics = topics(config, names)?;
     let settings = ConfigBuilder::default()
@@ -65,7 +62,7 @@ pub(super) fn behaviour(
     let mut gossip =
         gossipsub::Behaviour::new_with_subscription_filter(MessageAuthenticity::Anonymous, settings, filter)
             .map_err(|error| bad(error.to_owned()))?;
-    gossip.with_peer_score(scores(config, topics), thresholds()).map_err(bad)?;
+    gossip.with_peer_score(scores(topics), thresholds()).map_err(bad)?;
     Ok(gossip)
 }
 
@@ -95,7 +92,7 @@ fn thresholds() -> PeerScoreThresholds {
     }
 }
 
-fn scores(config: &Config, topics: HashSet<TopicHash>) -> PeerScoreParams {
+fn scores(topics: HashSet<TopicHash>) -> PeerScoreParams {
     let topic = TopicScoreParams {
         topic_weight: 1.0,
         time_in_mesh_weight: 0.03,
@@ -116,8 +113,9 @@ fn scores(config: &Config, topics: HashSet<TopicHash>) -> PeerScoreParams {
         topics: topics.into_iter().map(|hash| (hash, topic.clone())).collect::<HashMap<_, _>>(),
         topic_score_cap: 40.0,
         app_specific_weight: 1.0,
-        ip_colocation_factor_weight: if config.local_peers_whitelisted { 0.0 } else { -5.0 },
+        ip_colocation_factor_weight: -5.0,
         ip_colocation_factor_threshold: FACES,
+        // `OnePeer` shows private addresses as loopback where they are trusted.
         ip_colocation_factor_whitelist: loopback.into(),
         ..PeerScoreParams::default()
     }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::PeerId;
+use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{sync::Notify, time::timeout};
 use tracing::debug;
 
@@ -22,8 +22,8 @@ const WRITE_APART: usize = 16 << 10;
 enum Failure {
     /// There was no stream to lose frames on.
     NotOpened,
-    /// Frames may have been on their way.
-    Broken,
+    /// Frames may have been on their way over this connection.
+    Broken(ConnectionId),
 }
 
 pub(super) async fn run(peer: PeerId, id: u64, ready: Arc<Notify>, spawner: Spawner) {
@@ -33,16 +33,13 @@ pub(super) async fn run(peer: PeerId, id: u64, ready: Arc<Notify>, spawner: Spaw
     if frames > 0 {
         spawner.events.put_task(Event::Undelivered { peer, frames });
     }
-    if matches!(failure, Failure::Broken) {
-        shared.note(Note::SessionLost(peer));
+    if let Failure::Broken(connection) = failure {
+        shared.note(Note::SessionLost(peer, connection));
     }
 }
 
 async fn write_all(peer: PeerId, id: u64, ready: &Notify, spawner: &Spawner) -> Result<(), Failure> {
-    let mut stream = spawner.opener.frames(peer).await.map_err(|error| {
-        debug!(%peer, %error, "no stream for frames");
-        Failure::NotOpened
-    })?;
+    let mut stream = open(peer, spawner).await?;
     let mut batch = Vec::new();
     let mut buffer = BytesMut::new();
     loop {
@@ -50,7 +47,7 @@ async fn write_all(peer: PeerId, id: u64, ready: &Notify, spawner: &Spawner) -> 
         match shared.links.take(peer, id, &mut batch) {
             Next::Write => {
                 let written = write_batch(&mut stream, &batch, &mut buffer).await;
-                written.map_err(|error| broken(peer, &error))?;
+                written.map_err(|error| broken(peer, &stream, &error))?;
                 count(&shared, &batch);
                 batch.clear();
             }
@@ -62,6 +59,11 @@ async fn write_all(peer: PeerId, id: u64, ready: &Notify, spawner: &Spawner) -> 
                     return Ok(());
                 }
             }
+            Next::Move => {
+                drop(shared);
+                spawner.runtime.spawn(leave(peer, stream, spawner.clone()));
+                stream = open(peer, spawner).await?;
+            }
             Next::Finish => {
                 finish(stream).await?;
                 shared.links.retire(peer, id);
@@ -72,6 +74,22 @@ async fn write_all(peer: PeerId, id: u64, ready: &Notify, spawner: &Spawner) -> 
     }
 }
 
+async fn open(peer: PeerId, spawner: &Spawner) -> Result<Stream, Failure> {
+    spawner.opener.frames(peer).await.map_err(|error| {
+        debug!(%peer, %error, "no stream for frames");
+        Failure::NotOpened
+    })
+}
+
+/// Ends a stream that another one takes over from; says so when the peer has not read all of it.
+async fn leave(peer: PeerId, stream: Stream, spawner: Spawner) {
+    if let Err(Failure::Broken(connection)) = finish(stream).await
+        && let Some(shared) = spawner.shared.upgrade()
+    {
+        shared.note(Note::SessionLost(peer, connection));
+    }
+}
+
 /// Waits for frames; false when none came for long.
 async fn wait(stream: &mut Stream, ready: &Notify) -> Result<bool, Failure> {
     let mut nothing = [0; 1];
@@ -79,7 +97,7 @@ async fn wait(stream: &mut Stream, ready: &Notify) -> Result<bool, Failure> {
         biased;
         () = ready.notified() => Ok(true),
         // The other side never writes here: whatever this says, the stream is of no more use.
-        _ = stream.read(&mut nothing) => Err(Failure::Broken),
+        _ = stream.read(&mut nothing) => Err(Failure::Broken(stream.connection())),
         () = tokio::time::sleep(IDLE) => Ok(false),
     }
 }
@@ -91,13 +109,14 @@ fn retire(peer: PeerId, id: u64, spawner: &Spawner) -> bool {
 
 /// Closes the stream, and waits until the peer has read it to its end.
 async fn finish(mut stream: Stream) -> Result<(), Failure> {
+    let connection = stream.connection();
     let read = async {
         stream.close().await?;
         stream.read(&mut [0; 1]).await
     };
     match timeout(IDLE, read).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Failure::Broken),
+        Ok(Err(_)) | Err(_) => Err(Failure::Broken(connection)),
     }
 }
 
@@ -123,7 +142,7 @@ fn count(shared: &Shared, batch: &[Bytes]) {
     shared.metrics.frame_flushes.add(1);
 }
 
-fn broken(peer: PeerId, error: &io::Error) -> Failure {
+fn broken(peer: PeerId, stream: &Stream, error: &io::Error) -> Failure {
     debug!(%peer, %error, "the stream of frames broke");
-    Failure::Broken
+    Failure::Broken(stream.connection())
 }

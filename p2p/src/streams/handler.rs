@@ -12,7 +12,7 @@ use libp2p::{
     InboundUpgrade, StreamProtocol,
     core::upgrade::{ReadyUpgrade, UpgradeInfo},
     swarm::{
-        ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
+        ConnectionHandler, ConnectionHandlerEvent, ConnectionId, StreamUpgradeError, SubstreamProtocol,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
@@ -41,6 +41,7 @@ pub(crate) struct Opened {
 }
 
 pub(crate) struct Handler {
+    connection: ConnectionId,
     registry: Registry,
     exempt: Arc<[StreamProtocol]>,
     inbound: Arc<Semaphore>,
@@ -52,12 +53,14 @@ pub(crate) struct Handler {
 
 impl Handler {
     pub(super) fn new(
+        connection: ConnectionId,
         registry: Registry,
         exempt: Arc<[StreamProtocol]>,
         streams: usize,
         activity: Arc<Activity>,
     ) -> Self {
         Self {
+            connection,
             registry,
             exempt,
             inbound: Arc::new(Semaphore::new(streams)),
@@ -141,14 +144,14 @@ impl ConnectionHandler for Handler {
                 protocol: (protocol, stream, place),
                 ..
             }) => {
-                let stream = Stream::new(stream, Arc::clone(&self.activity), place);
+                let stream = Stream::new(stream, self.connection, Arc::clone(&self.activity), place);
                 self.accepted.push_back((protocol, stream));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: stream,
                 info: Opened { opening, place },
             }) => {
-                let stream = Stream::new(stream, Arc::clone(&self.activity), place);
+                let stream = Stream::new(stream, self.connection, Arc::clone(&self.activity), place);
                 // Who asked may have given up: the stream is reset then.
                 let _ = opening.answer.send(Ok(stream));
             }

@@ -12,23 +12,36 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
+use libp2p::swarm::ConnectionId;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// Instants are kept as milliseconds since this one, to fit an atomic number.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// When something was last read from a peer.
+/// When something was last read from a peer, or over one of its connections.
 #[derive(Debug, Default)]
-pub(crate) struct Activity(AtomicU64);
+pub(crate) struct Activity {
+    last_ms: AtomicU64,
+    /// What is read over a connection is read from its peer.
+    of_peer: Option<Arc<Activity>>,
+}
 
 impl Activity {
+    /// The activity of one connection, which counts for its peer too.
+    pub(super) fn of_connection(peer: Arc<Activity>) -> Self {
+        Self { last_ms: AtomicU64::default(), of_peer: Some(peer) }
+    }
+
     pub(crate) fn touch(&self) {
         let now = u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.store(now, Ordering::Relaxed);
+        self.last_ms.store(now, Ordering::Relaxed);
+        if let Some(peer) = &self.of_peer {
+            peer.last_ms.store(now, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn last(&self) -> Instant {
-        *START + Duration::from_millis(self.0.load(Ordering::Relaxed))
+        *START + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
     }
 }
 
@@ -37,6 +50,7 @@ impl Activity {
 /// It implements the traits of `futures`; `tokio_util::compat` turns it into one for tokio.
 pub struct Stream {
     inner: libp2p::Stream,
+    connection: ConnectionId,
     activity: Arc<Activity>,
     /// Its place on the connection, given back when dropped.
     _place: Option<OwnedSemaphorePermit>,
@@ -45,10 +59,16 @@ pub struct Stream {
 impl Stream {
     pub(crate) fn new(
         inner: libp2p::Stream,
+        connection: ConnectionId,
         activity: Arc<Activity>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        Self { inner, activity, _place: place }
+        Self { inner, connection, activity, _place: place }
+    }
+
+    /// The connection that it belongs to.
+    pub(crate) fn connection(&self) -> ConnectionId {
+        self.connection
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, identify, ping, swarm::ConnectionId};
 use tokio::{task::JoinHandle, time::Instant};
 use tracing::debug;
 
@@ -16,6 +16,7 @@ use crate::{
     frames::Reader,
     liveness::{self, Watcher},
     redial::Target,
+    shared::Note,
     streams::{Activity, Inbound, Stream},
 };
 
@@ -23,6 +24,9 @@ use crate::{
 const MAX_ECHOES: usize = 4;
 /// A connection is not closed for others while it may just have become useful.
 const SETTLED: Duration = Duration::from_secs(10);
+/// A connection whose pings fail is closed when nothing else has been read over it for this long either: bulk that
+/// is on its way may hold up a ping.
+const QUIET: Duration = Duration::from_secs(20);
 /// Readers of peers that are gone end by themselves; their places are cleared above this.
 const MANY_READERS: usize = 256;
 /// Peers are watched by the owner of the host, one for each peer it works with.
@@ -44,7 +48,6 @@ pub(super) struct Connection {
     direction: Direction,
     since: SystemTime,
     opened: Instant,
-    /// Shared by all connections of the peer.
     activity: Arc<Activity>,
 }
 
@@ -80,7 +83,8 @@ impl Task {
         let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
         let remote = endpoint.get_remote_address().clone();
         debug!(%peer, ?direction, %remote, "connected");
-        let activity = self.swarm.behaviour_mut().streams.activity(peer);
+        let streams = &mut self.swarm.behaviour_mut().streams;
+        let activity = streams.connection_activity(peer, id).unwrap_or_else(|| streams.activity(peer));
         let known = self.peers.entry(peer).or_insert_with(Peer::new);
         known.connections.push(Connection {
             id,
@@ -98,19 +102,81 @@ impl Task {
         self.shared.set_connections(peer, count);
         self.count_connections();
         self.shared.metrics.connections_opened.add(1);
-        if count == 1 {
-            self.emit(Event::Connected { peer });
-            self.start_watcher(peer);
+        if count > 1 {
+            self.leave_older(peer, id);
         }
+        self.lost.remove(&peer);
+        self.emit(Event::Connected { peer });
+        self.start_watcher(peer);
         self.on_dialled(peer, id);
         self.redial.reached(&Target::Peer(peer), peer);
         self.make_room(direction);
         self.redial();
     }
 
+    /// A further connection of the peer is open: most likely it lost the others. What is sent goes over the new one
+    /// at once, and the others have to show that they still lead somewhere.
+    fn leave_older(&mut self, peer: PeerId, newer: ConnectionId) {
+        let doubted = self.swarm.behaviour_mut().streams.supersede(peer, newer);
+        self.shared.links.moved(peer);
+        for id in doubted {
+            let (opener, shared) = (self.opener.clone(), Arc::downgrade(&self.shared));
+            tokio::spawn(async move {
+                let alive = liveness::probe(peer, id, &opener).await;
+                if let Some(shared) = shared.upgrade() {
+                    shared.note(Note::Probed(peer, id, alive));
+                }
+            });
+        }
+    }
+
+    pub(super) fn on_probed(&mut self, peer: PeerId, id: ConnectionId, alive: bool) {
+        if alive {
+            return self.swarm.behaviour_mut().streams.proven(peer, id);
+        }
+        debug!(%peer, "an older connection is dead");
+        self.give_up(peer, id);
+    }
+
+    pub(super) fn on_ping_failed(&mut self, peer: PeerId, id: ConnectionId, failure: &ping::Failure) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let Some(open) = known.connections.iter().find(|open| open.id == id) else { return };
+        let quiet = open.activity.last().max(open.opened).elapsed() > QUIET;
+        if quiet && !matches!(failure, ping::Failure::Unsupported) {
+            debug!(%peer, %failure, "a connection is dead");
+            self.give_up(peer, id);
+        }
+    }
+
+    /// Closes a connection that leads nowhere. It counts as closed at once: with bytes left that the other side never
+    /// takes, the system would keep it open for many minutes.
+    fn give_up(&mut self, peer: PeerId, id: ConnectionId) {
+        let open =
+            self.peers.get(&peer).is_some_and(|known| known.connections.iter().any(|open| open.id == id));
+        if !open {
+            return;
+        }
+        self.shared.metrics.connections_given_up.add(1);
+        self.swarm.close_connection(id);
+        self.swarm.behaviour_mut().streams.forget(peer, id);
+        self.on_closed(peer, id);
+    }
+
+    /// A stream broke while frames may have been on their way: its connection is of no more use. When the peer has
+    /// another one, what it may have missed is told again over that.
+    pub(super) fn session_lost(&mut self, peer: PeerId, id: ConnectionId) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        if known.connections.iter().all(|open| open.id == id) {
+            return self.disconnect(peer);
+        }
+        self.give_up(peer, id);
+        self.emit(Event::Connected { peer });
+    }
+
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        known.connections.retain(|connection| connection.id != id);
+        let Some(at) = known.connections.iter().position(|connection| connection.id == id) else { return };
+        let closed = known.connections.swap_remove(at);
         let left = known.connections.len();
         self.shared.set_connections(peer, left);
         self.shared.metrics.connections_closed.add(1);
@@ -125,7 +191,7 @@ impl Task {
         }
         self.emit(Event::Disconnected { peer });
         if self.watched.contains(&peer) {
-            self.redial_lost(peer);
+            self.redial_lost(peer, closed.dialled());
         }
         self.redial();
     }
@@ -150,7 +216,7 @@ impl Task {
         if all.len() <= max - max / 4 {
             return;
         }
-        let mesh: HashSet<_> = self.swarm.behaviour().gossip.all_mesh_peers().collect();
+        let mesh: HashSet<_> = self.swarm.behaviour().gossip.inner.all_mesh_peers().collect();
         all.retain(|(peer, open)| {
             let needed = self.watched.contains(peer) || mesh.contains(peer);
             !needed && open.activity.last().max(open.opened).elapsed() > SETTLED
@@ -203,6 +269,7 @@ impl Task {
         if !on {
             limits.remove_peer_id(&peer);
             self.watched.remove(&peer);
+            self.lost.remove(&peer);
             if let Some(known) = self.peers.get_mut(&peer) {
                 known.watcher = None;
             }
@@ -267,7 +334,7 @@ impl Task {
     }
 
     pub(super) fn describe_peers(&self) -> Vec<PeerInfo> {
-        let gossip = &self.swarm.behaviour().gossip;
+        let gossip = &self.swarm.behaviour().gossip.inner;
         let topics = |peer: &PeerId| {
             let taken = gossip.all_peers().find(|(other, _)| *other == peer);
             let topics = taken.into_iter().flat_map(|(_, topics)| topics);
@@ -275,7 +342,7 @@ impl Task {
         };
         let described = self.peers.iter().filter_map(|(peer, known)| {
             let best = known.connections.iter();
-            let best = best.min_by_key(|c| (addresses::is_quic(&c.remote), c.opened))?;
+            let best = best.min_by_key(|c| (addresses::is_quic(&c.remote), std::cmp::Reverse(c.opened)))?;
             let quic = addresses::is_quic(&best.remote);
             Some(PeerInfo {
                 peer: *peer,

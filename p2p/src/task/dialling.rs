@@ -1,6 +1,10 @@
 //! Dials: TCP first, QUIC when that fails or takes long, and everybody who waits for the connection.
 
-use std::{collections::HashMap, mem, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    time::Duration,
+};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
@@ -18,7 +22,7 @@ use crate::{
     redial::{Situation, Target},
 };
 
-/// QUIC is tried beside a TCP dial that has not answered for this long.
+/// The next addresses are tried beside those that have not answered for this long: QUIC after TCP.
 const FALLBACK: Duration = Duration::from_secs(1);
 /// Dials under way, of all kinds. The limits on connections are far below.
 const MAX_DIALS: usize = 1024;
@@ -35,15 +39,67 @@ pub(super) struct Dials {
     addresses: HashMap<ConnectionId, AddressDial>,
 }
 
-#[derive(Default)]
+/// A watched peer that was lost.
+pub(super) struct Lost {
+    /// Where we had dialled it.
+    at: Option<Multiaddr>,
+    /// Its owner has been told that it cannot be reached.
+    reported: bool,
+}
+
 struct Dial {
     attempts: Vec<ConnectionId>,
-    fallback: Option<(Instant, Vec<Multiaddr>)>,
+    /// What is tried next, and when at the latest.
+    next: VecDeque<Vec<Multiaddr>>,
+    next_at: Instant,
     errors: Vec<String>,
+    refusals: Refusals,
     callers: Vec<oneshot::Sender<Result<PeerId, DialError>>>,
     openings: Vec<Opening>,
-    /// The peer is watched and was just lost.
-    was_lost: bool,
+}
+
+/// Whether the peer's machine says that nobody listens there. Only TCP can tell: a QUIC peer that is gone is silent,
+/// and so is one that we cannot reach because our own network is down.
+#[derive(Default)]
+struct Refusals {
+    /// TCP addresses of which nothing is known yet.
+    open: usize,
+    refused: usize,
+    /// Something failed in another way.
+    otherwise: bool,
+    /// It was refused where we had been connected to it.
+    at_last_place: bool,
+}
+
+impl Refusals {
+    fn add(&mut self, error: &SwarmDialError, last_place: Option<&Multiaddr>) {
+        let SwarmDialError::Transport(errors) = error else {
+            self.otherwise = true;
+            return;
+        };
+        for (address, error) in errors {
+            let address = addresses::split_peer(address.clone()).0;
+            if addresses::is_quic(&address) {
+                continue;
+            }
+            self.open = self.open.saturating_sub(1);
+            if is_refused(error) {
+                self.refused += 1;
+                self.at_last_place |= last_place == Some(&address);
+            } else {
+                self.otherwise = true;
+            }
+        }
+    }
+
+    fn everywhere(&self) -> bool {
+        self.refused > 0 && self.open == 0 && !self.otherwise
+    }
+
+    /// The process of the peer is gone.
+    fn decisive(&self) -> bool {
+        self.at_last_place || self.everywhere()
+    }
 }
 
 struct AddressDial {
@@ -53,7 +109,7 @@ struct AddressDial {
 
 impl Dials {
     pub(super) fn next_wakeup(&self) -> Option<Instant> {
-        self.peers.values().filter_map(|dial| dial.fallback.as_ref()).map(|(at, _)| *at).min()
+        self.peers.values().filter(|dial| !dial.next.is_empty()).map(|dial| dial.next_at).min()
     }
 }
 
@@ -63,11 +119,12 @@ impl Task {
         &mut self,
         peer: PeerId,
         protocol: StreamProtocol,
+        on: Option<ConnectionId>,
         answer: oneshot::Sender<Result<Stream, OpenError>>,
     ) {
         self.shared.metrics.streams_opened.add(1);
-        if self.peers.contains_key(&peer) {
-            return self.swarm.behaviour_mut().streams.open(peer, protocol, answer);
+        if on.is_some() || self.peers.contains_key(&peer) {
+            return self.swarm.behaviour_mut().streams.open(peer, protocol, on, answer);
         }
         match self.dial_peer(peer, Vec::new()) {
             Ok(dial) if dial.openings.len() < MAX_WAITERS => dial.openings.push((protocol, answer)),
@@ -146,7 +203,7 @@ impl Task {
             let dial = self.begin(peer, told)?;
             self.dials.peers.insert(peer, dial);
         }
-        Ok(self.dials.peers.entry(peer).or_default())
+        self.dials.peers.get_mut(&peer).ok_or(DialError::NoAddress)
     }
 
     fn begin(&mut self, peer: PeerId, mut all: Vec<Multiaddr>) -> Result<Dial, DialError> {
@@ -161,21 +218,40 @@ impl Task {
                 kind.push(address);
             }
         }
-        if first.is_empty() {
-            mem::swap(&mut first, &mut second);
-        }
-        if first.is_empty() {
+        let refusals = Refusals { open: first.len(), ..Refusals::default() };
+        let last_place = self.lost.get(&peer).and_then(|lost| lost.at.as_ref());
+        // Where it was a moment ago tells most: alone, so that no other address has to be waited for.
+        let last_place = last_place.and_then(|at| first.iter().position(|address| address == at));
+        let alone = last_place.map(|at| vec![first.remove(at)]);
+        let stages = alone.into_iter().chain([first, second]).filter(|stage| !stage.is_empty());
+        let mut dial = Dial {
+            attempts: Vec::new(),
+            next: stages.collect(),
+            next_at: Instant::now(),
+            errors: Vec::new(),
+            refusals,
+            callers: Vec::new(),
+            openings: Vec::new(),
+        };
+        if dial.next.is_empty() {
             return Err(DialError::NoAddress);
         }
-        let fallback = (!second.is_empty()).then(|| (Instant::now() + FALLBACK, second));
-        let mut dial = Dial { fallback, ..Dial::default() };
-        self.attempt(peer, first, &mut dial);
+        self.go_on(peer, &mut dial);
         Ok(dial)
+    }
+
+    /// Tries the next addresses of a dial.
+    fn go_on(&mut self, peer: PeerId, dial: &mut Dial) {
+        if let Some(addresses) = dial.next.pop_front() {
+            dial.next_at = Instant::now() + FALLBACK;
+            self.attempt(peer, addresses, dial);
+        }
     }
 
     fn attempt(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, dial: &mut Dial) {
         let options = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Disconnected)
+            // We know who is connected; libp2p counts dead connections that do not get closed.
+            .condition(PeerCondition::Always)
             .addresses(addresses)
             // See `TcpFirst`: not from the port that is listened on.
             .allocate_new_port()
@@ -183,34 +259,34 @@ impl Task {
         let id = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => dial.attempts.push(id),
-            Err(error) => dial.errors.push(describe(&error)),
+            Err(error) => {
+                dial.refusals.otherwise = true;
+                dial.errors.push(describe(&error));
+            }
         }
     }
 
-    /// Goes on with a dial that has no attempt under way: by its fallback, or to its end.
+    /// Goes on with a dial that has no attempt under way: to its next addresses, or to its end.
     fn settle(&mut self, peer: PeerId) {
-        let idle = |dial: &&mut Dial| dial.attempts.is_empty();
-        let Some(dial) = self.dials.peers.get_mut(&peer).filter(idle) else { return };
-        if dial.fallback.is_some() {
-            self.fall_back(peer);
+        let Some(mut dial) = self.dials.peers.remove(&peer) else { return };
+        while dial.attempts.is_empty() && !dial.next.is_empty() {
+            self.go_on(peer, &mut dial);
         }
-        if self.dials.peers.get(&peer).is_some_and(|dial| dial.attempts.is_empty())
-            && let Some(dial) = self.dials.peers.remove(&peer)
-        {
+        if dial.attempts.is_empty() {
             self.end_dial(peer, dial);
+        } else {
+            self.dials.peers.insert(peer, dial);
         }
     }
 
     fn fall_back(&mut self, peer: PeerId) {
         let Some(mut dial) = self.dials.peers.remove(&peer) else { return };
-        if let Some((_, addresses)) = dial.fallback.take() {
-            self.attempt(peer, addresses, &mut dial);
-        }
+        self.go_on(peer, &mut dial);
         self.dials.peers.insert(peer, dial);
     }
 
     pub(super) fn start_fallbacks(&mut self, now: Instant) {
-        let due = |dial: &Dial| dial.fallback.as_ref().is_some_and(|(at, _)| *at <= now);
+        let due = |dial: &Dial| !dial.next.is_empty() && dial.next_at <= now;
         let dials = self.dials.peers.iter().filter(|(_, dial)| due(dial));
         let peers: Vec<_> = dials.map(|(peer, _)| *peer).collect();
         for peer in peers {
@@ -224,15 +300,13 @@ impl Task {
         let reason = dial.errors.join("; ");
         debug!(%peer, reason, "dial failed");
         self.shared.metrics.dials_failed.add(1);
-        let error = DialError::Failed(reason);
+        let refused = dial.refusals.everywhere();
+        let error = if refused { DialError::Refused(reason) } else { DialError::Failed(reason) };
         for caller in dial.callers {
             reply(caller, Err(error.clone()));
         }
         for (_, answer) in dial.openings {
             reply(answer, Err(error.clone().into()));
-        }
-        if dial.was_lost {
-            self.emit(Event::Unreachable { peer });
         }
         self.redial.failed(&Target::Peer(peer), Instant::now(), random());
         self.redial_soon();
@@ -248,7 +322,7 @@ impl Task {
             reply(caller, Ok(peer));
         }
         for (protocol, answer) in dial.openings {
-            self.swarm.behaviour_mut().streams.open(peer, protocol, answer);
+            self.swarm.behaviour_mut().streams.open(peer, protocol, None, answer);
         }
     }
 
@@ -267,17 +341,25 @@ impl Task {
         let Some(dial) = self.dials.peers.get_mut(&peer) else { return };
         let before = dial.attempts.len();
         dial.attempts.retain(|attempt| *attempt != id);
-        if dial.attempts.len() < before {
-            dial.errors.push(describe(error));
-            self.settle(peer);
+        if dial.attempts.len() == before {
+            return;
         }
+        dial.errors.push(describe(error));
+        let lost = self.lost.get_mut(&peer);
+        dial.refusals.add(error, lost.as_ref().and_then(|lost| lost.at.as_ref()));
+        if dial.refusals.decisive() && lost.is_some_and(|lost| !mem::replace(&mut lost.reported, true)) {
+            self.emit(Event::Unreachable { peer });
+        }
+        self.settle(peer);
     }
 
-    /// A watched peer's last connection closed: dials it at once.
-    pub(super) fn redial_lost(&mut self, peer: PeerId) {
-        match self.dial_peer(peer, Vec::new()) {
-            Ok(dial) => dial.was_lost = true,
-            Err(_) => self.emit(Event::Unreachable { peer }),
+    /// A watched peer's last connection closed: dials it at once. `at`: where we had dialled it.
+    ///
+    /// Whether it is gone or we are cut off shows only when its machine refuses us; until then it is dialled on.
+    pub(super) fn redial_lost(&mut self, peer: PeerId, at: Option<Multiaddr>) {
+        self.lost.insert(peer, Lost { at, reported: false });
+        if let Err(error) = self.dial_peer(peer, Vec::new()) {
+            debug!(%peer, %error, "a lost peer cannot be dialled");
         }
         self.settle(peer);
     }
@@ -323,6 +405,12 @@ fn describe(error: &SwarmDialError) -> String {
         SwarmDialError::Denied { cause } => chain(cause),
         other => other.to_string(),
     }
+}
+
+/// Whether a machine answered that nobody listens there. The transports' layers give the system's error out as text only.
+fn is_refused(error: &dyn std::error::Error) -> bool {
+    let refused = std::io::ErrorKind::ConnectionRefused.to_string();
+    chain(error).to_lowercase().contains(&refused)
 }
 
 /// Chance for pauses; a fixed part is good enough when the system has none.

@@ -18,7 +18,7 @@ impl Task {
             return Err(TopicError::UnknownTopic(name));
         };
         let topic = IdentTopic::new(topic);
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
+        let gossip = &mut self.swarm.behaviour_mut().gossip.inner;
         if !on {
             gossip.unsubscribe(&topic);
             return Ok(());
@@ -36,7 +36,7 @@ impl Task {
         let Some(topic) = self.known_topic(&name) else {
             return Err(PublishError::UnknownTopic(name));
         };
-        let published = self.swarm.behaviour_mut().gossip.publish(topic, data.to_vec());
+        let published = self.swarm.behaviour_mut().gossip.inner.publish(topic, data.to_vec());
         let metrics = &self.shared.metrics;
         match published {
             Ok(_) => {
@@ -67,7 +67,7 @@ impl Task {
         let Some(topic) = self.known_topic(&name) else {
             return Err(TopicError::UnknownTopic(name));
         };
-        let gossip = &self.swarm.behaviour().gossip;
+        let gossip = &self.swarm.behaviour().gossip.inner;
         let subscribed = gossip.all_peers().filter(|(_, topics)| topics.contains(&&topic));
         Ok(TopicPeers {
             subscribed: subscribed.map(|(peer, _)| *peer).collect(),
@@ -112,7 +112,7 @@ impl Task {
         let (Some(topic), Ok(bytes)) = (name, <[u8; 32]>::try_from(&*id.0)) else { return };
         if !self.events.has_gossip_room() {
             self.shared.metrics.gossip_overflow.add(1);
-            let gossip = &mut self.swarm.behaviour_mut().gossip;
+            let gossip = &mut self.swarm.behaviour_mut().gossip.inner;
             gossip.report_message_validation_result(id, &relay, MessageAcceptance::Ignore);
             return;
         }
@@ -137,7 +137,7 @@ impl Task {
                 MessageAcceptance::Ignore
             }
         };
-        let (id, gossip) = (MessageId::new(&id.0), &mut self.swarm.behaviour_mut().gossip);
+        let (id, gossip) = (MessageId::new(&id.0), &mut self.swarm.behaviour_mut().gossip.inner);
         if !gossip.report_message_validation_result(&id, &relay, acceptance) {
             metrics.gossip_late_verdicts.add(1);
         }

@@ -78,7 +78,7 @@ impl Task {
         let count = self.offences.add(peer, now);
         info!(%peer, why, count, "offence");
         let behaviour = self.swarm.behaviour_mut();
-        behaviour.gossip.set_application_score(&peer, SCORE * f64::from(count));
+        behaviour.gossip.inner.set_application_score(&peer, SCORE * f64::from(count));
         if count < BLOCK_AT {
             return;
         }

@@ -16,6 +16,7 @@ const CLOSE: Duration = Duration::from_millis(500);
 impl Task {
     pub(super) async fn shut_down(mut self) {
         self.watched.clear();
+        self.lost.clear();
         self.shared.links.stop();
         self.flush(Instant::now() + FLUSH).await;
         self.close_all(Instant::now() + CLOSE).await;

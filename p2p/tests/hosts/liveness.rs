@@ -2,7 +2,7 @@ use std::sync::mpsc;
 
 use p2p::{Config, Event, Host, Identity, Multiaddr, PeerId};
 
-use super::support::{config, join, pair, start, within};
+use super::support::{Node, Relay, TOPIC, Way, config, join, pair, start, within};
 
 fn silence(event: Event) -> Option<(PeerId, bool)> {
     match event {
@@ -65,6 +65,8 @@ async fn a_frozen_peer_is_reported_silent_once_and_heard_when_it_thaws() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watched_peer_that_stops_is_disconnected_and_then_unreachable() {
     let (mut one, two) = pair().await;
+    // Where to dial it again.
+    one.identified(two.peer()).await;
     one.host.watch(two.peer(), true);
     let gone = two.peer();
     within(two.host.stop()).await.unwrap();
@@ -143,4 +145,76 @@ async fn a_watched_peer_is_dialled_as_soon_as_its_address_is_known() {
     assert!(one.host.peers().await.unwrap().is_empty());
     one.host.add_address(two.peer(), two.address());
     one.connected_to(two.peer()).await;
+}
+
+/// A node that dials nobody by itself.
+async fn passive(seed: u8) -> Node {
+    let mut config = config(seed);
+    config.limits.wanted_peers = 0;
+    start(config).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_back_while_its_old_connection_looks_open_gets_everything_over_the_new_one() {
+    let (mut stays, mut roams) = (passive(1).await, passive(2).await);
+    let relay = Relay::before(&roams, "127.0.0.1").await;
+    stays.host.subscribe(TOPIC).await.unwrap();
+    within(stays.host.dial(relay.address.clone())).await.unwrap();
+    stays.connected_to(roams.peer()).await;
+    roams.subscribed(stays.peer()).await;
+    stays.host.send(roams.peer(), "before".into()).unwrap();
+    assert_eq!(roams.frame(stays.peer()).await, "before");
+    relay.set(Way::Dead);
+    roams.disconnected_from(stays.peer()).await;
+    within(roams.host.dial(stays.address())).await.unwrap();
+    // The side that saw nothing of it is told that there is something to make up for.
+    stays.connected_to(roams.peer()).await;
+    stays.host.send(roams.peer(), "after".into()).unwrap();
+    assert_eq!(roams.frame(stays.peer()).await, "after");
+    within(async {
+        while stays.host.metrics().connections.get() > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(stays.host.metrics().connections_given_up.get(), 1);
+    assert!(stays.host.connected(&roams.peer()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_back_hears_again_what_is_taken_here() {
+    let (stays, mut roams) = (passive(1).await, passive(2).await);
+    let relay = Relay::before(&roams, "127.0.0.1").await;
+    stays.host.subscribe(TOPIC).await.unwrap();
+    within(stays.host.dial(relay.address.clone())).await.unwrap();
+    roams.subscribed(stays.peer()).await;
+    relay.set(Way::Dead);
+    roams.disconnected_from(stays.peer()).await;
+    within(roams.host.dial(stays.address())).await.unwrap();
+    roams.subscribed(stays.peer()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_peer_is_unreachable_only_once_its_machine_refuses() {
+    let (mut one, two) = (passive(1).await, passive(2).await);
+    let relay = Relay::before(&two, "127.77.0.3").await;
+    within(one.host.dial(relay.address.clone())).await.unwrap();
+    one.identified(two.peer()).await;
+    one.host.watch(two.peer(), true);
+    assert!(one.host.peers().await.unwrap()[0].watched);
+    let gone = two.peer();
+    relay.set(Way::Cut);
+    within(two.host.stop()).await.unwrap();
+    one.disconnected_from(gone).await;
+    within(async {
+        while one.host.metrics().dials_failed.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    while let Some(event) = one.events.try_next() {
+        assert!(!matches!(event, Event::Unreachable { .. }), "it may be our own network");
+    }
+    relay.close().await;
+    one.wait(|event| matches!(event, Event::Unreachable { peer } if peer == gone).then_some(())).await;
 }

@@ -1,6 +1,12 @@
 //! Starting hosts and waiting for their events.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 use p2p::{Config, Event, Events, Host, Identity, Multiaddr, PeerId};
 
@@ -66,6 +72,26 @@ impl Node {
         .await
     }
 
+    /// Waits until another node has said who it is and where it listens.
+    pub async fn identified(&self, other: PeerId) {
+        let known = |peer: &p2p::PeerInfo| peer.peer == other && peer.member;
+        within(async {
+            while !self.host.peers().await.unwrap().iter().any(known) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// The next frame of another node.
+    pub async fn frame(&mut self, from: PeerId) -> bytes::Bytes {
+        self.wait(|event| match event {
+            Event::Frame { peer, bytes } if peer == from => Some(bytes),
+            _ => None,
+        })
+        .await
+    }
+
     pub async fn connected_to(&mut self, other: PeerId) {
         self.wait(|event| match event {
             Event::Connected { peer } if peer == other => Some(()),
@@ -90,4 +116,69 @@ impl Node {
         })
         .await;
     }
+}
+
+/// What a [`Relay`] does with connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It passes everything on.
+    Open,
+    /// The dialled side is cut off; the dialling side sees an open connection on which nothing moves. As when
+    /// the dialled peer went to another network.
+    Dead,
+    /// Connections end, and new ones too before a byte was passed on.
+    Cut,
+}
+
+/// A place before a node's own, for connections that end as real ones do.
+pub struct Relay {
+    pub address: Multiaddr,
+    way: watch::Sender<Way>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    /// A relay on an address of its own, so that nobody takes the port once it is closed.
+    pub async fn before(node: &Node, ip: &str) -> Relay {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let address: Multiaddr = format!("/ip4/{ip}/tcp/{port}").parse().unwrap();
+        let mut target = node.host.listen_addrs().into_iter().filter_map(|address| {
+            let text = address.to_string();
+            let (ip, port) = text.strip_prefix("/ip4/")?.split_once("/tcp/")?;
+            Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+        });
+        let target = target.next().unwrap();
+        let (way, seen) = watch::channel(Way::Open);
+        let accepting = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(relay(near, target, seen.clone()));
+            }
+        });
+        Relay { address: address.with_p2p(node.peer()).unwrap(), way, accepting }
+    }
+
+    pub fn set(&self, way: Way) {
+        self.way.send_replace(way);
+    }
+
+    /// Nobody listens here any more.
+    pub async fn close(self) {
+        self.accepting.abort();
+        let _ = self.accepting.await;
+    }
+}
+
+async fn relay(mut near: TcpStream, target: SocketAddr, mut way: watch::Receiver<Way>) {
+    if *way.borrow() == Way::Cut {
+        return;
+    }
+    let mut far = TcpStream::connect(target).await.unwrap();
+    tokio::select! {
+        _ = copy_bidirectional(&mut near, &mut far) => return,
+        changed = way.wait_for(|way| *way != Way::Open) => if changed.is_err() { return },
+    }
+    drop(far);
+    // Ends with the test, or when everything is cut.
+    let _ = way.wait_for(|way| *way == Way::Cut).await;
 }
