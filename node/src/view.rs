@@ -41,6 +41,14 @@ pub struct Output {
     pub stderr: Excerpt,
 }
 
+impl Output {
+    /// Of an execution that has printed, or may have, and whose output is not shown.
+    pub fn unread() -> Self {
+        let unread = Excerpt { text: String::new(), truncated: true };
+        Output { stdout: unread.clone(), stderr: unread }
+    }
+}
+
 /// A job as `GET /orchestrator/jobs/:id` has it.
 pub fn job(spec: &JobSpec, summary: &JobSummary, revision: u64, owner: job::PeerId) -> Value {
     let mut value = spec.to_api_json();
@@ -95,6 +103,8 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
         }
         _ => json!({"Type": ""}),
     };
+    // 0 would say that it worked.
+    let has_failed = view.fault.is_some() || view.state == ExecutionState::Failed;
     let fault = view.fault.as_ref().map(|fault| fault.message.as_str()).unwrap_or_default();
     json!({
         "ID": view.id.to_string(),
@@ -121,7 +131,7 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
             "StdoutTruncated": output.stdout.truncated,
             "stderr": output.stderr.text,
             "StderrTruncated": output.stderr.truncated,
-            "ExitCode": view.exit_code.unwrap_or(if view.fault.is_some() { -1 } else { 0 }),
+            "ExitCode": view.exit_code.unwrap_or(if has_failed { -1 } else { 0 }),
             "ErrorMsg": fault,
         },
         "Usage": {"CPUMillis": view.usage.cpu_ms, "PeakMemory": view.usage.memory},
@@ -156,11 +166,15 @@ pub fn history(event: &HistoryEvent, job: &JobSummary) -> Value {
         },
         "Time": rfc3339(event.time),
     });
+    // Bacalhau's details are texts.
+    let mut details = event.details.clone();
     if let Some(execution) = event.execution {
         line["ExecutionID"] = execution.id().to_string().into();
+        details.insert("PartitionIndex".to_owned(), execution.partition.to_string());
+        details.insert("Attempt".to_owned(), execution.attempt.to_string());
     }
-    if !event.details.is_empty() {
-        line["Event"]["Details"] = json!(event.details);
+    if !details.is_empty() {
+        line["Event"]["Details"] = json!(details);
     }
     line
 }
