@@ -286,7 +286,7 @@ async fn finish(
     let end = match end {
         Ok(End::Ended(job)) => {
             let reported = report::ended(&job, plan, notes);
-            session.close().await?;
+            signals.or(session.close(), || Failure::silent(exit::INTERRUPTED)).await?;
             reported?;
             return Ok(if job_state(&job["Job"]) == "Completed" { exit::DONE } else { exit::JOB_FAILED });
         }

@@ -188,6 +188,43 @@ pub fn spec(view: &JobView) -> Result<JobSpec, job::spec::CanonicalError> {
 mod tests {
     use super::*;
 
+    fn failed(exit_code: Option<i32>) -> ExecutionView {
+        let key = job::ExecutionKey { job: job::JobId([1; 16]), version: 1, partition: 0, attempt: 1 };
+        ExecutionView {
+            key,
+            id: key.id(),
+            worker: job::PeerId([2; 32]),
+            desired: DesiredState::Stopped,
+            state: ExecutionState::Failed,
+            message: "its worker was lost".into(),
+            unknown: false,
+            created: 0,
+            modified: 0,
+            started: None,
+            ended: None,
+            exit_code,
+            fault: None,
+            result: None,
+            holders: Vec::new(),
+            held: false,
+            usage: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_failure_never_has_the_exit_code_of_a_success_by_default() {
+        let code =
+            |exit| execution(&failed(exit), "default", &Output::default())["RunOutput"]["ExitCode"].clone();
+        assert_eq!((code(None), code(Some(3))), (json!(-1), json!(3)));
+    }
+
+    #[test]
+    fn output_that_was_not_read_is_said_to_be_cut_short() {
+        let shown = execution(&failed(None), "default", &Output::unread());
+        assert_eq!(shown["RunOutput"]["StdoutTruncated"], true);
+        assert_eq!(shown["RunOutput"]["StderrTruncated"], true);
+    }
+
     #[test]
     fn an_excerpt_never_ends_inside_a_character() {
         let text = "é".repeat(OUTPUT_BYTES);

@@ -43,7 +43,7 @@ pub async fn to_owner(State(app): State<App>, mut request: Request, next: Next) 
     let namespace = query::one(original(&request), "namespace").filter(|namespace| namespace != "*");
     match app.index.find(&text, namespace.as_deref()) {
         Named::Many(_) => ApiError::bad_request(format!("multiple jobs found for id {text}"))
-            .hint("Use full job ID, or name the namespace of a job that is called so")
+            .hint("Use full job ID")
             .into_response(),
         Named::One(job) => {
             if let Err(refusal) = may_see(&app, caller, request.headers(), job) {
