@@ -64,6 +64,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub api: Option<String>,
 
+    /// Access token of a job, for a node that may not see it otherwise [env: CARDUME_TOKEN]
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Global options")]
+    pub token: Option<String>,
+
     /// Print no notes and hints; errors are still printed
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub quiet: bool,

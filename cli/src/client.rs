@@ -16,7 +16,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -35,7 +35,7 @@ const PREFIX: &str = "/api/v1";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a node may take to begin its answer to a small request. It may have to ask the owner of a job far away.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
 
 /// The largest JSON answer that is read: a page of executions with their outputs stays far below.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -45,6 +45,7 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub struct Client {
     endpoint: Endpoint,
+    token: Option<String>,
     idle: RefCell<Option<SendRequest<Body>>>,
 }
 
@@ -62,7 +63,18 @@ impl Client {
     /// Connects, so that a node that is not there is noticed before anything else is done.
     pub async fn connect(endpoint: Endpoint) -> io::Result<Client> {
         let sender = open(&endpoint).await?;
-        Ok(Client { endpoint, idle: RefCell::new(Some(sender)) })
+        Ok(Client { endpoint, token: None, idle: RefCell::new(Some(sender)) })
+    }
+
+    /// The same with an access token, which its requests carry.
+    pub fn with_token(mut self, token: Option<String>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// The access token.
+    pub fn token(&self) -> Option<String> {
+        self.token.clone()
     }
 
     /// The node's address.
@@ -108,9 +120,21 @@ impl Client {
     }
 
     /// `GET path` as a stream, with the given `Accept`. An answer that is an error is read and returned as one.
-    pub async fn stream(&self, path: &str, accept: &str) -> Result<Stream, Failure> {
+    /// `deadline` bounds the wait for its beginning; `None`: as long as it takes.
+    pub async fn stream(
+        &self,
+        path: &str,
+        accept: &str,
+        deadline: Option<Duration>,
+    ) -> Result<Stream, Failure> {
         let request = self.request(Method::GET, path, &[(ACCEPT, accept)], empty())?;
-        let (sender, response) = self.exchange(request).await?;
+        let exchange = self.exchange(request);
+        let (sender, response) = match deadline {
+            None => exchange.await?,
+            Some(deadline) => tokio::time::timeout(deadline, exchange)
+                .await
+                .unwrap_or_else(|_| Err(self.too_slow(deadline)))?,
+        };
         if !response.status().is_success() {
             return Err(match self.read_json(sender, response).await {
                 Err(failure) => failure,
@@ -139,6 +163,9 @@ impl Client {
             .header(HOST, self.endpoint.host());
         for (name, value) in headers {
             request = request.header(name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         request
             .body(body)
@@ -253,7 +280,10 @@ async fn open(endpoint: &Endpoint) -> io::Result<SendRequest<Body>> {
                 stream.set_nodelay(true)?;
                 speak(TokioIo::new(stream)).await
             }
-            Endpoint::Unix(path) => speak(TokioIo::new(tokio::net::UnixStream::connect(path).await?)).await,
+            Endpoint::Unix(path) => {
+                let short = node::SocketPath::of(path)?;
+                speak(TokioIo::new(tokio::net::UnixStream::connect(short.as_path()).await?)).await
+            }
         }
     };
     let connected = tokio::time::timeout(CONNECT_DEADLINE, connecting).await;

@@ -125,12 +125,13 @@ pub async fn fetch(
     let mut status = Status::new(notes, format!("fetching {content}"), size);
     match stat["Type"].as_str() {
         Some("directory") => {
-            let mut stream = client.stream(&route(content, "tar", timeout), "application/x-tar").await?;
+            let mut stream =
+                client.stream(&route(content, "tar", timeout), "application/x-tar", None).await?;
             fetch_folder(&mut stream, &mut status, into).await
         }
         Some("file") => {
             let mut stream =
-                client.stream(&route(content, "raw", timeout), "application/octet-stream").await?;
+                client.stream(&route(content, "raw", timeout), "application/octet-stream", None).await?;
             fetch_file(&mut stream, &mut status, into).await?;
             Ok(Fetched { left_out: Vec::new() })
         }

@@ -18,8 +18,10 @@ mod content;
 pub mod embedded;
 pub mod failure;
 pub mod output;
+mod pages;
 mod progress;
 mod run;
+mod signals;
 mod spec;
 mod target;
 mod tree;
@@ -31,12 +33,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use tokio::signal::unix::{SignalKind, signal};
 
 pub use failure::Failure;
 
-use args::data::Data;
-use args::job::Job;
 use args::run::Wasm;
 use args::{Cli, Command, Node};
 use failure::{Outcome, exit};
@@ -80,18 +79,13 @@ fn execute(cli: Cli) -> Outcome {
             light(commands::node::run(global, &verb))
         }
         Command::Data(mut verb) => {
-            if let Some(output) = verb.output_mut() {
-                *output = with_root(output, cli.output);
-            }
-            light(interruptible(commands::data::run(global, &verb)))
+            let output = verb.output_mut();
+            *output = with_root(output, cli.output);
+            light(commands::data::run(global, &verb))
         }
         Command::Job(mut verb) => {
             verb.set_root_output(cli.output);
-            match &verb {
-                // It listens for signals itself: the job goes on.
-                Job::Run(_) => light(commands::job::run(global, &verb)),
-                _ => light(interruptible(commands::job::run(global, &verb))),
-            }
+            light(commands::job::run(global, &verb))
         }
         Command::Wasm(mut verb) => {
             let Wasm::Run(flags) = &mut verb;
@@ -120,13 +114,7 @@ fn light(command: impl Future<Output = Outcome>) -> Outcome {
 
 /// Ends a command at Ctrl-C, so that what it had begun is removed again.
 async fn interruptible(command: impl Future<Output = Outcome>) -> Outcome {
-    let open = |kind| signal(kind).map_err(|error| Failure::local("cannot listen for signals", &error));
-    let (mut interrupt, mut terminate) = (open(SignalKind::interrupt())?, open(SignalKind::terminate())?);
-    tokio::select! {
-        outcome = command => outcome,
-        _ = interrupt.recv() => Err(Failure::silent(exit::INTERRUPTED)),
-        _ = terminate.recv() => Err(Failure::silent(exit::INTERRUPTED)),
-    }
+    signals::Signals::new()?.or(command, || Failure::silent(exit::INTERRUPTED)).await
 }
 
 /// Says why a command failed: to people on stderr, to programs on stdout too.
@@ -147,9 +135,8 @@ fn format_of(cli: &Cli) -> Option<Format> {
         Command::Serve(flags) => flags.output.format,
         Command::Id(output) | Command::Version(output) => output.format,
         Command::Node(Node::List(output) | Node::Describe { output, .. }) => output.format,
-        Command::Data(Data::Add(add)) => add.output.format,
-        Command::Data(Data::Ls { output, .. } | Data::Stat { output, .. }) => output.format,
-        Command::Data(_) | Command::Completion { .. } => None,
+        Command::Data(verb) => verb.output().format,
+        Command::Completion { .. } => None,
         Command::Job(verb) => verb.format(),
         Command::Wasm(Wasm::Run(flags)) => flags.waiting.format,
         Command::Testnet(verb) => verb.place().output.format,
@@ -168,7 +155,9 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(exit::REFUSED);
     }
-    let arguments: Vec<String> = std::env::args().collect();
+    // Only looked at for what form an error has: what is no text there is no form either.
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     report(&usage_failure(&error.to_string()), asked_format(&arguments));
     ExitCode::from(exit::REFUSED)
 }

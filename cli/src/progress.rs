@@ -1,5 +1,7 @@
 //! A job's way, told on stderr: one redrawn line on a terminal, the important lines elsewhere.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::output::status::Line;
@@ -33,7 +35,12 @@ pub struct Progress {
     last: String,
     told_reason: String,
     told_step: i64,
+    /// Bids and doings that were told: a watch that starts over says them again. As few as a node names.
+    told: BTreeSet<String>,
 }
+
+/// Lines of bids and doings at the most; a node names fewer bidders, and few partitions.
+const TOLD: usize = 256;
 
 impl Progress {
     /// Starts telling.
@@ -47,6 +54,7 @@ impl Progress {
             last: String::new(),
             told_reason: String::new(),
             told_step: 0,
+            told: BTreeSet::new(),
         }
     }
 
@@ -66,6 +74,31 @@ impl Progress {
             Detail::None => false,
         };
         if is_trouble || (is_worth_it && !self.line.may_draw()) {
+            self.tell(&line);
+        }
+        self.last = line;
+    }
+
+    /// Somebody offered to run it.
+    pub fn on_bid(&mut self, bid: &Value) {
+        let slots = number(bid, &["Slots"]);
+        let many = if slots == 1 { "" } else { "s" };
+        self.detail_line(format!("bid from {}: {slots} slot{many}", short_peer(text(bid, &["NodeID"]))));
+    }
+
+    /// An execution is doing something: fetching its inputs, for one.
+    pub fn on_execution(&mut self, execution: &Value) {
+        let partition = number(execution, &["PartitionIndex"]);
+        let place = short_peer(text(execution, &["NodeID"]));
+        self.detail_line(format!("partition {partition} on {place}: {}", text(execution, &["Message"])));
+    }
+
+    /// A line for those who want to see everything.
+    fn detail_line(&mut self, line: String) {
+        if self.detail != Detail::Full || self.told.len() >= TOLD || !self.told.insert(line.clone()) {
+            return;
+        }
+        if !self.line.may_draw() {
             self.tell(&line);
         }
         self.last = line;
@@ -117,12 +150,16 @@ fn execution_line(item: &Value, message: &str) -> String {
         (None, Some(index)) => format!("partition {index}"),
         (None, None) => execution.to_owned(),
     };
-    let place = if node.is_empty() || message.contains(node) {
-        String::new()
-    } else {
-        format!(" on {}", short_peer(node))
-    };
-    format!("{who}: {message}{place}")
+    let place = if node.is_empty() { String::new() } else { format!(" on {}", short_peer(node)) };
+    match message {
+        "Running" => format!("{who} runs{place}"),
+        "Completed successfully" => format!("{who} is done{place}"),
+        _ if message.starts_with("Requested execution on") && !node.is_empty() => {
+            format!("{who} goes to {}", short_peer(node))
+        }
+        _ if message.contains(node) => format!("{who}: {message}"),
+        _ => format!("{who}{place}: {message}"),
+    }
 }
 
 fn is_trouble(item: &Value, message: &str) -> bool {
@@ -164,10 +201,13 @@ mod tests {
     #[test]
     fn executions_are_named_by_partition_and_place() {
         let item = json!({"Type": "ExecutionLevel", "ExecutionID": "e-90ab066d-dd7e-83d5-bcd3-799b98a008d1",
-            "Event": {"Message": "Running", "Details": {"NodeID": "n1", "PartitionIndex": 3}}});
-        assert_eq!(execution_line(&item, "Running"), "partition 3: Running on n1");
+            "Event": {"Message": "Running", "Details": {"NodeID": "n1", "PartitionIndex": "3"}}});
+        assert_eq!(execution_line(&item, "Running"), "partition 3 runs on n1");
+        assert_eq!(execution_line(&item, "Requested execution on n1"), "partition 3 goes to n1");
+        assert_eq!(execution_line(&item, "Completed successfully"), "partition 3 is done on n1");
+        assert_eq!(execution_line(&item, "Failed: exit code 3"), "partition 3 on n1: Failed: exit code 3");
         let bare = json!({"ExecutionID": "e-90ab066d-dd7e-83d5-bcd3-799b98a008d1"});
-        assert_eq!(execution_line(&bare, "Running"), "e-90ab066d: Running");
+        assert_eq!(execution_line(&bare, "Running"), "e-90ab066d runs");
     }
 
     #[test]

@@ -6,13 +6,14 @@ pub mod stream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::run::Waiting;
 use crate::content::encode;
 use crate::failure::{Failure, Outcome, exit};
 use crate::output::{Format, print, print_document, say_always};
+use crate::pages::complete;
 use crate::progress::{Detail, Progress};
+use crate::signals::Signals;
 use crate::target::Session;
 use crate::values::{job_state, list, short_id, text};
 use crate::watch::{Event, Watch};
@@ -78,8 +79,10 @@ pub fn body_of_text(text: &str) -> Value {
 }
 
 /// Submits a job and does with it what the plan says.
-pub async fn submit(session: Session, mut body: Value, plan: Plan) -> Outcome {
-    let mut signals = Signals::new()?;
+pub async fn submit(session: Session, mut body: Value, plan: Plan, mut signals: Signals) -> Outcome {
+    if plan.waiting.force {
+        body["Force"] = true.into();
+    }
     // With a token, a request that is repeated makes no second job.
     body["IdempotencyToken"] = token()?.into();
     let (session, answer) = put(session, &body, &mut signals).await?;
@@ -111,11 +114,8 @@ pub async fn submit(session: Session, mut body: Value, plan: Plan) -> Outcome {
 async fn put(mut session: Session, body: &Value, signals: &mut Signals) -> Result<(Session, Value), Failure> {
     let mut reopened = 0;
     loop {
-        let submitted = tokio::select! {
-            answer = session.client.put("/orchestrator/jobs", body) => answer,
-            () = signals.next() => Err(interrupted_submit()),
-        };
-        match submitted {
+        let put = session.client.put("/orchestrator/jobs", body);
+        match signals.or(put, interrupted_submit).await {
             Ok(answer) => return Ok((session, answer)),
             Err(failure) => session = session.recover(failure, &mut reopened).await?,
         }
@@ -127,7 +127,7 @@ async fn wait(mut session: Session, id: &str, plan: &Plan, mut signals: Signals)
     let mut following = Following::new(&session, id, plan);
     let mut reopened = 0;
     let end = loop {
-        match following.follow(&session, plan, &mut signals).await {
+        match following.follow_whole(&session, plan, &mut signals).await {
             Err(failure) if session.may_reopen(&failure) => {
                 let recovered = session.recover(failure, &mut reopened).await;
                 session = recovered.map_err(|failure| failure.hint(come_back(id)))?;
@@ -176,6 +176,24 @@ impl Following {
         }
     }
 
+    /// Follows the job; one that has ended is told with all of its executions.
+    async fn follow_whole(
+        &mut self,
+        session: &Session,
+        plan: &Plan,
+        signals: &mut Signals,
+    ) -> Result<End, Failure> {
+        let mut end = self.follow(session, plan, signals).await?;
+        if let End::Ended(job) = &mut end {
+            let whole = complete(&session.client, job, plan.format().is_document());
+            if let Err(failure) = signals.or(whole, || Failure::silent(exit::INTERRUPTED)).await {
+                self.watch.start_again();
+                return if failure.silent { Ok(End::Interrupted) } else { Err(failure) };
+            }
+        }
+        Ok(end)
+    }
+
     /// Watches the job until there is a reason to stop.
     async fn follow(
         &mut self,
@@ -200,6 +218,8 @@ impl Following {
             self.output.node_answers();
             match event {
                 Event::History(item) => self.progress.on_history(&item),
+                Event::Bid(bid) => self.progress.on_bid(&bid),
+                Event::Execution(execution) => self.progress.on_execution(&execution),
                 Event::State(state) => {
                     self.progress.on_state(&state);
                     let is_running = text(&state, &["State", "StateType"]) == "Running";
@@ -265,8 +285,8 @@ async fn finish(
     let notes = session.notes;
     let end = match end {
         Ok(End::Ended(job)) => {
-            let reported = report::ended(&job, plan, notes, session.is_embedded());
-            session.close().await?;
+            let reported = report::ended(&job, plan, notes);
+            signals.or(session.close(), || Failure::silent(exit::INTERRUPTED)).await?;
             reported?;
             return Ok(if job_state(&job["Job"]) == "Completed" { exit::DONE } else { exit::JOB_FAILED });
         }
@@ -279,7 +299,7 @@ async fn finish(
     };
     let wants_document = plan.format().is_document() && !plan.waiting.id_only;
     let now = match end {
-        End::Running | End::Timeout if wants_document => session.client.get(&job_path(id)).await.ok(),
+        End::Running | End::Timeout if wants_document => whole_job(&session, id).await.ok(),
         _ => None,
     };
     leave(session, &mut signals).await?;
@@ -318,7 +338,8 @@ async fn leave(session: Session, signals: &mut Signals) -> Result<(), Failure> {
     }
 }
 
-fn come_back(id: &str) -> String {
+/// How to come back to a job.
+pub fn come_back(id: &str) -> String {
     let id = short_id(id);
     format!(
         "follow it with `cardume job logs {id} -f`, look with `cardume job describe {id}`, end it with `cardume job stop {id}`"
@@ -326,8 +347,11 @@ fn come_back(id: &str) -> String {
 }
 
 /// The job with its executions.
-fn job_path(id: &str) -> String {
-    format!("/orchestrator/jobs/{}?include=executions", encode(id))
+async fn whole_job(session: &Session, id: &str) -> Result<Value, Failure> {
+    let path = format!("/orchestrator/jobs/{}?include=executions", encode(id));
+    let mut job = session.client.get(&path).await?;
+    complete(&session.client, &mut job, true).await?;
+    Ok(job)
 }
 
 fn token() -> Result<String, Failure> {
@@ -337,28 +361,13 @@ fn token() -> Result<String, Failure> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// Ctrl-C before there was a job.
+pub fn interrupted_before() -> Failure {
+    let message = "interrupted before the job was submitted: there is none";
+    Failure::new(exit::INTERRUPTED, "Interrupted", message)
+}
+
 fn interrupted_submit() -> Failure {
     let message = "interrupted while the job was submitted: it may have been accepted";
     Failure::new(exit::INTERRUPTED, "Interrupted", message).hint("look with `cardume job list`")
-}
-
-/// The signals that end a wait.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let open = |kind| signal(kind).map_err(|error| Failure::local("cannot listen for signals", &error));
-        Ok(Signals { interrupt: open(SignalKind::interrupt())?, terminate: open(SignalKind::terminate())? })
-    }
-
-    /// Waits for one. Dropping the future loses none.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

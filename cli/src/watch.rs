@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::client::sse::Decoder;
-use crate::client::{Client, Stream};
+use crate::client::{ANSWER_DEADLINE, Client, Stream};
 use crate::content::encode;
 use crate::failure::{Failure, exit};
 
@@ -23,6 +23,10 @@ pub enum Event {
     History(Value),
     /// The job's state and how many partitions are where.
     State(Value),
+    /// Somebody offered to run it.
+    Bid(Value),
+    /// What an execution is doing.
+    Execution(Value),
     /// The job has ended; the whole answer of `GET job` with executions.
     End(Value),
 }
@@ -70,7 +74,7 @@ impl Watch {
             Some(stream) => stream,
             None => {
                 let path = format!("/orchestrator/jobs/{}/watch", encode(&self.id));
-                self.stream.insert(client.stream(&path, "text/event-stream").await?)
+                self.stream.insert(client.stream(&path, "text/event-stream", Some(ANSWER_DEADLINE)).await?)
             }
         };
         match stream.next().await? {
@@ -103,13 +107,14 @@ impl Watch {
 
     fn read(&mut self, name: &str, data: &str) -> Result<Option<Event>, Failure> {
         let value: Value = match name {
-            "history" | "state" | "end" | "error" => serde_json::from_str(data).map_err(|error| {
-                Failure::new(
-                    exit::REFUSED,
-                    "InternalError",
-                    format!("cannot read an event of the node: {error}"),
-                )
-            })?,
+            "history" | "state" | "bid" | "execution" | "end" | "error" => serde_json::from_str(data)
+                .map_err(|error| {
+                    Failure::new(
+                        exit::REFUSED,
+                        "InternalError",
+                        format!("cannot read an event of the node: {error}"),
+                    )
+                })?,
             _ => return Ok(None),
         };
         self.failures = 0;
@@ -127,6 +132,8 @@ impl Watch {
                 Some(Event::History(value))
             }
             "state" => Some(Event::State(value)),
+            "bid" => Some(Event::Bid(value)),
+            "execution" => Some(Event::Execution(value)),
             _ => Some(Event::End(value)),
         })
     }

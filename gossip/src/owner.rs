@@ -143,6 +143,11 @@ impl Owner {
             .map_or_else(Vec::new, |job| view::executions(&job.ledger, first_partition, limit, me))
     }
 
+    /// Who offered to run partitions of the newest version of a job in memory, and how many at once.
+    pub fn bidders(&self, id: JobId) -> Vec<(::job::PeerId, u32)> {
+        self.find(id, None).map_or_else(Vec::new, job::Job::bidders)
+    }
+
     fn find(&self, id: JobId, version: Option<u32>) -> Option<&job::Job> {
         match version {
             Some(version) => self.jobs.get(&(id, version)),

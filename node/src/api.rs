@@ -4,6 +4,7 @@
 //! peers. A job that another peer owns is answered by asking its owner; see [`route`].
 
 pub mod agent;
+pub mod auth;
 pub mod content;
 pub mod error;
 pub mod guard;
@@ -56,13 +57,21 @@ pub fn router(app: App) -> Router {
         .route("/agent/version", get(agent::version))
         .route("/agent/node", get(agent::node))
         .route("/agent/config", get(agent::config))
+        .route("/agent/authconfig", get(auth::config))
+        .route("/agent/debug", get(agent::debug))
+        .route("/auth", get(auth::methods))
+        .route("/auth/{method}", get(auth::method).post(auth::authenticate))
         .route("/agent/swarm", get(agent::swarm))
         .route("/worker/executions/{id}/logs", get(logs::of_execution))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .merge(content::router());
     Router::new()
         .nest(PREFIX, local)
+        .route("/", get(agent::to_version))
+        .route("/version", get(agent::to_version))
+        .route("/livez", get(agent::to_alive))
         .fallback(no_such_path)
+        .layer(middleware::from_fn(error::in_shape))
         .layer(middleware::from_fn_with_state(app.clone(), route::only_for_peers))
         .layer(middleware::from_fn(guard::refuse_foreign))
         .with_state(app)

@@ -46,4 +46,5 @@ mod submit;
 mod view;
 
 pub use config::{Accept, Config, ConfigError, Settings};
+pub use listen::SocketPath;
 pub use start::{Node, Ready, StartError, api_socket};

@@ -1,8 +1,10 @@
 //! Where the API listens: a socket in the data directory, and TCP on loopback.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
@@ -18,6 +20,38 @@ const CONNECTIONS: usize = 512;
 /// Before the next attempt when the system has no room for another connection.
 const NO_ROOM: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// Longest path that a socket's address has room for, on every system that this runs on.
+const ADDRESS_BYTES: usize = 100;
+
+/// A socket's path in a form that fits a socket's address, however long the path itself is.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
+    /// The folder that the path goes through; open for as long as the path is used.
+    _folder: Option<OwnedFd>,
+}
+
+impl SocketPath {
+    /// The path as it is where it is short, else by way of its opened folder.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        if path.as_os_str().as_bytes().len() <= ADDRESS_BYTES {
+            return Ok(SocketPath { path: path.to_owned(), _folder: None });
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path names no file"));
+        };
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let folder = rustix::fs::open(parent, flags, rustix::fs::Mode::empty())?;
+        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+        Ok(SocketPath { path, _folder: Some(folder) })
+    }
+
+    /// The path to bind or to connect to.
+    pub fn as_path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Binds the socket in the data directory, mode 0600. The directory's lock is held, so a file of that
 /// name is left from a process that is gone.
 pub fn socket(path: &Path) -> std::io::Result<UnixListener> {
@@ -26,7 +60,7 @@ pub fn socket(path: &Path) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::bind(SocketPath::of(path)?.as_path())?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

@@ -448,6 +448,10 @@ fn labels(config: &Config, me: PeerId) -> BTreeMap<String, String> {
         ("os_arch".to_owned(), arch.to_owned()),
         ("id".to_owned(), me.to_string()),
     ]);
+    // A name that its people know it by, unless they gave it another.
+    if let Ok(name) = rustix::system::uname().nodename().to_str() {
+        labels.insert("name".to_owned(), name.to_owned());
+    }
     labels.extend(config.labels.clone());
     labels
 }

@@ -41,6 +41,14 @@ pub struct Output {
     pub stderr: Excerpt,
 }
 
+impl Output {
+    /// Of an execution that has printed, or may have, and whose output is not shown.
+    pub fn unread() -> Self {
+        let unread = Excerpt { text: String::new(), truncated: true };
+        Output { stdout: unread.clone(), stderr: unread }
+    }
+}
+
 /// A job as `GET /orchestrator/jobs/:id` has it.
 pub fn job(spec: &JobSpec, summary: &JobSummary, revision: u64, owner: job::PeerId) -> Value {
     let mut value = spec.to_api_json();
@@ -95,6 +103,8 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
         }
         _ => json!({"Type": ""}),
     };
+    // 0 would say that it worked.
+    let has_failed = view.fault.is_some() || view.state == ExecutionState::Failed;
     let fault = view.fault.as_ref().map(|fault| fault.message.as_str()).unwrap_or_default();
     json!({
         "ID": view.id.to_string(),
@@ -121,7 +131,7 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
             "StdoutTruncated": output.stdout.truncated,
             "stderr": output.stderr.text,
             "StderrTruncated": output.stderr.truncated,
-            "ExitCode": view.exit_code.unwrap_or(if view.fault.is_some() { -1 } else { 0 }),
+            "ExitCode": view.exit_code.unwrap_or(if has_failed { -1 } else { 0 }),
             "ErrorMsg": fault,
         },
         "Usage": {"CPUMillis": view.usage.cpu_ms, "PeakMemory": view.usage.memory},
@@ -156,11 +166,15 @@ pub fn history(event: &HistoryEvent, job: &JobSummary) -> Value {
         },
         "Time": rfc3339(event.time),
     });
+    // Bacalhau's details are texts.
+    let mut details = event.details.clone();
     if let Some(execution) = event.execution {
         line["ExecutionID"] = execution.id().to_string().into();
+        details.insert("PartitionIndex".to_owned(), execution.partition.to_string());
+        details.insert("Attempt".to_owned(), execution.attempt.to_string());
     }
-    if !event.details.is_empty() {
-        line["Event"]["Details"] = json!(event.details);
+    if !details.is_empty() {
+        line["Event"]["Details"] = json!(details);
     }
     line
 }
@@ -173,6 +187,43 @@ pub fn spec(view: &JobView) -> Result<JobSpec, job::spec::CanonicalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failed(exit_code: Option<i32>) -> ExecutionView {
+        let key = job::ExecutionKey { job: job::JobId([1; 16]), version: 1, partition: 0, attempt: 1 };
+        ExecutionView {
+            key,
+            id: key.id(),
+            worker: job::PeerId([2; 32]),
+            desired: DesiredState::Stopped,
+            state: ExecutionState::Failed,
+            message: "its worker was lost".into(),
+            unknown: false,
+            created: 0,
+            modified: 0,
+            started: None,
+            ended: None,
+            exit_code,
+            fault: None,
+            result: None,
+            holders: Vec::new(),
+            held: false,
+            usage: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_failure_never_has_the_exit_code_of_a_success_by_default() {
+        let code =
+            |exit| execution(&failed(exit), "default", &Output::default())["RunOutput"]["ExitCode"].clone();
+        assert_eq!((code(None), code(Some(3))), (json!(-1), json!(3)));
+    }
+
+    #[test]
+    fn output_that_was_not_read_is_said_to_be_cut_short() {
+        let shown = execution(&failed(None), "default", &Output::unread());
+        assert_eq!(shown["RunOutput"]["StdoutTruncated"], true);
+        assert_eq!(shown["RunOutput"]["StderrTruncated"], true);
+    }
 
     #[test]
     fn an_excerpt_never_ends_inside_a_character() {

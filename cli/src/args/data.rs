@@ -23,6 +23,9 @@ pub enum Data {
         /// Give up when nobody offers it for this long
         #[arg(long, value_name = "DURATION", value_parser = crate::units::duration)]
         timeout: Option<std::time::Duration>,
+        /// Form of an error; the content is written as it is.
+        #[command(flatten)]
+        output: Output,
     },
     /// List a folder's entries
     #[command(
@@ -48,12 +51,25 @@ pub enum Data {
 }
 
 impl Data {
-    /// The form of the result, on verbs that have one.
-    pub fn output_mut(&mut self) -> Option<&mut Output> {
+    /// The form of the result.
+    pub fn output(&self) -> &Output {
         match self {
-            Data::Add(add) => Some(&mut add.output),
-            Data::Ls { output, .. } | Data::Stat { output, .. } => Some(output),
-            Data::Get(_) | Data::Cat { .. } => None,
+            Data::Add(Add { output, .. })
+            | Data::Get(Get { output, .. })
+            | Data::Cat { output, .. }
+            | Data::Ls { output, .. }
+            | Data::Stat { output, .. } => output,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn output_mut(&mut self) -> &mut Output {
+        match self {
+            Data::Add(Add { output, .. })
+            | Data::Get(Get { output, .. })
+            | Data::Cat { output, .. }
+            | Data::Ls { output, .. }
+            | Data::Stat { output, .. } => output,
         }
     }
 }
@@ -126,7 +142,7 @@ pub struct Get {
     #[arg(value_name = "CID[/PATH]")]
     pub content: String,
 
-    /// The target [default: the CID, or the last part of the path]
+    /// The target [default: the CID]
     #[arg(long, short = 'o', value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
 
@@ -137,4 +153,8 @@ pub struct Get {
     /// Give up when nobody offers it for this long
     #[arg(long, value_name = "DURATION", value_parser = crate::units::duration)]
     pub timeout: Option<std::time::Duration>,
+
+    /// Form of the result.
+    #[command(flatten)]
+    pub output: Output,
 }

@@ -16,18 +16,18 @@ pub enum Job {
     List(List),
     /// Show a job with its history, executions and output
     Describe {
-        /// The job: id, prefix of it, or name
-        #[arg(value_name = "ID")]
-        id: String,
+        /// Which job.
+        #[command(flatten)]
+        job: Named,
         /// Form of the result.
         #[command(flatten)]
         output: Output,
     },
     /// List a job's executions
     Executions {
-        /// The job: id, prefix of it, or name
-        #[arg(value_name = "ID")]
-        id: String,
+        /// Which job.
+        #[command(flatten)]
+        job: Named,
         /// How many.
         #[command(flatten)]
         page: Page,
@@ -37,9 +37,9 @@ pub enum Job {
     },
     /// List what happened to a job
     History {
-        /// The job: id, prefix of it, or name
-        #[arg(value_name = "ID")]
-        id: String,
+        /// Which job.
+        #[command(flatten)]
+        job: Named,
         /// Which events
         #[arg(long, value_enum, default_value_t = EventType::All, value_name = "TYPE")]
         event_type: EventType,
@@ -55,9 +55,12 @@ pub enum Job {
     },
     /// List a job's versions
     Versions {
-        /// The job: id, prefix of it, or name
-        #[arg(value_name = "ID")]
-        id: String,
+        /// Which job.
+        #[command(flatten)]
+        job: Named,
+        /// How many.
+        #[command(flatten)]
+        page: Page,
         /// Form of the result.
         #[command(flatten)]
         output: Output,
@@ -70,9 +73,9 @@ pub enum Job {
         after_help = "Example:\n  cardume job stop j-1a2b3c4d --reason 'wrong input'"
     )]
     Stop {
-        /// The job: id, prefix of it, or name
-        #[arg(value_name = "ID")]
-        id: String,
+        /// Which job.
+        #[command(flatten)]
+        job: Named,
         /// Why, for the job's history
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -88,10 +91,10 @@ impl Job {
     pub fn format(&self) -> Option<Format> {
         match self {
             Job::Run(run) => run.waiting.format.or(run.output),
-            Job::Logs(_) => None,
             Job::Validate(Validate { output, .. })
             | Job::List(List { output, .. })
             | Job::Get(Get { output, .. })
+            | Job::Logs(Logs { output, .. })
             | Job::Describe { output, .. }
             | Job::Executions { output, .. }
             | Job::History { output, .. }
@@ -104,10 +107,10 @@ impl Job {
     pub fn set_root_output(&mut self, root: Option<Format>) {
         let format = match self {
             Job::Run(run) => &mut run.output,
-            Job::Logs(_) => return,
             Job::Validate(Validate { output, .. })
             | Job::List(List { output, .. })
             | Job::Get(Get { output, .. })
+            | Job::Logs(Logs { output, .. })
             | Job::Describe { output, .. }
             | Job::Executions { output, .. }
             | Job::History { output, .. }
@@ -116,6 +119,18 @@ impl Job {
         };
         *format = format.or(root);
     }
+}
+
+/// Which job a verb is about.
+#[derive(Debug, Clone, Args)]
+pub struct Named {
+    /// The job: id, prefix of it, or name
+    #[arg(value_name = "ID")]
+    pub id: String,
+
+    /// The namespace of a job that is named [default: all]
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
 }
 
 /// Submit a job from a file and wait for its end
@@ -244,9 +259,9 @@ impl EventType {
         cardume job logs j-1a2b3c4d --partition 3 -t 20"
 )]
 pub struct Logs {
-    /// The job: id, prefix of it, or name
-    #[arg(value_name = "ID")]
-    pub id: String,
+    /// Which job.
+    #[command(flatten)]
+    pub job: Named,
 
     /// Go on until the job ends
     #[arg(long, short = 'f')]
@@ -263,6 +278,10 @@ pub struct Logs {
     /// Only this execution
     #[arg(long, short = 'e', value_name = "EXECUTION", conflicts_with = "partition")]
     pub execution_id: Option<String>,
+
+    /// Form of an error; the output is written as it is.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Fetch a job's results
@@ -271,8 +290,8 @@ pub struct Logs {
     long_about = "Fetches a job's results.\n\n\
         DIR gets the files stdout, stderr and exitCode and one folder for each result path, by its name. A job of several \
         partitions gives one such set per partition, in DIR/<partition index>/.\n\n\
-        --merge puts the partitions together: folders are merged, and files with equal names (stdout, stderr and exitCode \
-        among them) are joined in the order of the partitions.\n\n\
+        --merge puts the partitions together: folders are merged, and stdout, stderr and exitCode are joined in the order of \
+        the partitions. Two other files of one name cannot be: fetch them apart, or with --raw.\n\n\
         Nothing appears in DIR before everything has arrived, and nothing that exists is overwritten without --force.",
     after_help = "Examples:\n  \
         cardume job get j-1a2b3c4d\n  \
@@ -283,6 +302,10 @@ pub struct Get {
     /// The job (id, prefix of it, or name), and one file or folder of its results
     #[arg(value_name = "ID[/FILE]")]
     pub job: String,
+
+    /// The namespace of a job that is named [default: all]
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
 
     /// Where the results go [default: ./job-<short id>]
     #[arg(long, short = 'o', value_name = "DIR")]

@@ -78,6 +78,10 @@ pub struct Waiting {
     #[arg(long)]
     pub dry_run: bool,
 
+    /// Submit a new version of a job that exists even when nothing has changed
+    #[arg(long)]
+    pub force: bool,
+
     /// Form of what is printed [default: table]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<Format>,

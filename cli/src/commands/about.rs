@@ -14,12 +14,7 @@ use crate::values::text;
 /// `version`.
 pub fn version(output: &Output) -> Outcome {
     let version = env!("CARGO_PKG_VERSION");
-    let value = json!({
-        "Product": "cardume",
-        "GitVersion": format!("v{version}"),
-        "GOOS": std::env::consts::OS,
-        "GOARCH": std::env::consts::ARCH,
-    });
+    let value = node::api::agent::build();
     match output.format.unwrap_or_default() {
         Format::Table => print(&format!("cardume {version}\n"))?,
         format => {

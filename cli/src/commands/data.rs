@@ -1,6 +1,6 @@
 //! `data add`, `get`, `cat`, `ls` and `stat`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use job::spec::ContentPath;
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::args::data::{Add, Data, Get};
 use crate::args::{Global, Output};
 use crate::content;
-use crate::failure::{Failure, Outcome, exit};
+use crate::failure::{Failure, Outcome};
 use crate::output::{Format, Report, Table, print, print_document, write_bytes};
-use crate::target::{Fallback, Session};
+use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::tree::{Staging, install};
 use crate::units::show_bytes;
 use crate::values::text;
@@ -34,18 +34,8 @@ pub async fn run(global: &Global, verb: &Data) -> Outcome {
     };
     // What came from stdin is gone once it was sent.
     let can_repeat = !matches!(verb, Data::Add(add) if add.path == Path::new("-"));
-    let mut session = Session::open(global, Fallback::Embed).await?;
-    let mut reopened = 0;
-    loop {
-        match once(&session, verb, content.as_ref()).await {
-            Ok(()) => return session.close().await.map(|()| exit::DONE),
-            // An answer that broke off may have been written in part; a request that found no node was not.
-            Err(failure) if can_repeat && failure.exit == exit::UNREACHABLE => {
-                session = session.recover(failure, &mut reopened).await?;
-            }
-            Err(failure) => return Err(session.close_after(failure).await),
-        }
-    }
+    let work = async |session: &Session| once(session, verb, content.as_ref()).await;
+    with_node(global, Fallback::Embed, can_repeat, interrupted, work).await
 }
 
 async fn once(session: &Session, verb: &Data, content: Option<&ContentPath>) -> Result<(), Failure> {
@@ -86,21 +76,32 @@ async fn add(session: &Session, flags: &Add) -> Result<(), Failure> {
 }
 
 async fn get(session: &Session, content: &ContentPath, flags: &Get) -> Result<(), Failure> {
-    let target = flags.output_dir.clone().unwrap_or_else(|| default_target(content));
+    let target = flags.output_dir.clone().unwrap_or_else(|| content.cid.to_string().into());
     let staging = Staging::beside(&target)?;
     let arrived = staging.path().join("content");
     let fetched = content::fetch(&session.client, session.notes, content, flags.timeout, &arrived).await?;
     install::install(&arrived, &target, flags.force)?;
-    for link in fetched.left_out {
+    for link in &fetched.left_out {
         session.notes.say(format!("Warning: left out a symbolic link that leads outside: {link}"));
     }
-    session.notes.say(format!("saved {}", target.display()));
-    Ok(())
+    let target = target.display().to_string();
+    match flags.output.format.unwrap_or_default() {
+        Format::Table => {
+            session.notes.say(format!("saved {target}"));
+            Ok(())
+        }
+        format => {
+            let content = content.to_string();
+            let table = || Table::pairs([("Content", content.as_str()), ("OutputDir", target.as_str())]);
+            let value = json!({ "Content": content, "OutputDir": target, "LeftOut": fetched.left_out });
+            Report { value, table }.print(format)
+        }
+    }
 }
 
 async fn cat(session: &Session, content: &ContentPath, timeout: Option<Duration>) -> Result<(), Failure> {
     let route = content::route(content, "raw", timeout);
-    let mut stream = session.client.stream(&route, "application/octet-stream").await?;
+    let mut stream = session.client.stream(&route, "application/octet-stream", None).await?;
     while let Some(bytes) = stream.next().await? {
         write_bytes(&bytes)?;
     }
@@ -141,13 +142,5 @@ async fn stat(session: &Session, content: &ContentPath, output: &Output) -> Resu
         Format::Table => print(&pairs().to_assignments()),
         Format::Csv => print(&pairs().to_csv()),
         format => print_document(&stat, format),
-    }
-}
-
-/// The last part of the path, else the CID.
-fn default_target(content: &ContentPath) -> PathBuf {
-    match content.path.rsplit('/').next() {
-        Some(name) if !name.is_empty() => name.into(),
-        _ => content.cid.to_string().into(),
     }
 }

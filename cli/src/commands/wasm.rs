@@ -18,6 +18,7 @@ use crate::commands::job::print_normalised;
 use crate::content;
 use crate::failure::{Failure, Outcome, exit};
 use crate::run::{self, Plan};
+use crate::signals::Signals;
 use crate::spec::{self, pair};
 use crate::target::{Fallback, Session};
 
@@ -44,6 +45,7 @@ struct Draft {
 /// Runs a verb about WebAssembly.
 pub async fn run(global: &Global, verb: &Wasm) -> Outcome {
     let Wasm::Run(flags) = verb;
+    let mut signals = Signals::new()?;
     let draft = draft(flags)?;
     spec::check(&draft.spec)?;
     let plan = Plan::new(&flags.waiting, true, &draft.spec);
@@ -52,14 +54,14 @@ pub async fn run(global: &Global, verb: &Wasm) -> Outcome {
         print_normalised(&draft.spec.to_api_json(), flags.waiting.format)?;
         return Ok(exit::DONE);
     }
-    let session = Session::open(global, Fallback::Embed).await?;
-    let (session, spec) = uploaded(session, &draft, dry).await?;
+    let session = signals.or(Session::open(global, Fallback::Embed), run::interrupted_before).await?;
+    let (session, spec) = uploaded(session, &draft, dry, &mut signals).await?;
     if dry {
         let printed = print_normalised(&spec.to_api_json(), flags.waiting.format);
         session.close().await?;
         return printed.map(|()| exit::DONE);
     }
-    run::submit(session, run::body_of(&spec.to_api_json()), plan).await
+    run::submit(session, run::body_of(&spec.to_api_json()), plan, signals).await
 }
 
 /// Adds local content, with another node on the data directory when one goes away.
@@ -67,10 +69,11 @@ async fn uploaded(
     mut session: Session,
     draft: &Draft,
     only_hash: bool,
+    signals: &mut Signals,
 ) -> Result<(Session, JobSpec), Failure> {
     let mut reopened = 0;
     loop {
-        match upload(&session, draft, only_hash).await {
+        match signals.or(upload(&session, draft, only_hash), run::interrupted_before).await {
             Ok(spec) => return Ok((session, spec)),
             Err(failure) => session = session.recover(failure, &mut reopened).await?,
         }

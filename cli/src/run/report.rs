@@ -16,7 +16,7 @@ use crate::values::{
 const LISTED: usize = 10;
 
 /// Reports an ended job: the document, or a summary. It goes to stderr where stdout is the job's own output.
-pub fn ended(job: &Value, plan: &Plan, notes: Notes, embedded: bool) -> Result<(), Failure> {
+pub fn ended(job: &Value, plan: &Plan, notes: Notes) -> Result<(), Failure> {
     let state = job_state(&job["Job"]);
     if plan.format().is_document() && !plan.waiting.id_only {
         document(job, plan.format())?;
@@ -25,7 +25,7 @@ pub fn ended(job: &Value, plan: &Plan, notes: Notes, embedded: bool) -> Result<(
     } else if plan.streams_output() {
         notes.say(where_it_ran(job));
     } else if plan.format() == Format::Csv {
-        print(&partitions(job).to_csv())?;
+        print(&partitions(job, usize::MAX).to_csv())?;
     } else {
         print(&summary(job))?;
     }
@@ -33,7 +33,7 @@ pub fn ended(job: &Value, plan: &Plan, notes: Notes, embedded: bool) -> Result<(
         say_always(format!("Error: {}", why(job)));
     }
     if !plan.streams_output() && !plan.waiting.id_only {
-        hints(job, notes, embedded);
+        hints(job, notes);
     }
     Ok(())
 }
@@ -66,7 +66,7 @@ fn summary(job: &Value) -> String {
     let mut summary = Table::pairs(pairs).to_assignments();
     if !executions.is_empty() {
         summary.push('\n');
-        summary.push_str(&partitions(job).to_text());
+        summary.push_str(&partitions(job, LISTED).to_text());
         let left = deciding_executions(executions).len().saturating_sub(LISTED);
         if left > 0 {
             summary.push_str(&format!("and {left} more\n"));
@@ -75,14 +75,16 @@ fn summary(job: &Value) -> String {
     summary
 }
 
-fn partitions(job: &Value) -> Table {
+/// One row for each of the first so many partitions. Where all are wanted programs read them, so ids are whole.
+fn partitions(job: &Value, most: usize) -> Table {
     let mut table = Table::new(["PARTITION", "STATE", "EXIT", "NODE", "RESULT"]);
-    for execution in deciding_executions(list(job, &["Executions", "Items"])).into_iter().take(LISTED) {
+    for execution in deciding_executions(list(job, &["Executions", "Items"])).into_iter().take(most) {
+        let node = text(execution, &["NodeID"]);
         table.row([
             number(execution, &["PartitionIndex"]).to_string(),
             execution_state(execution),
             number(execution, &["RunOutput", "ExitCode"]).to_string(),
-            short_peer(text(execution, &["NodeID"])),
+            if most == LISTED { short_peer(node) } else { node.to_owned() },
             text(execution, &["PublishedResult", "Params", "CID"]).to_owned(),
         ]);
     }
@@ -124,7 +126,7 @@ fn why(job: &Value) -> String {
     format!("job {} {}{separator}{reason}{code}", short_id(id), state.to_lowercase())
 }
 
-fn hints(job: &Value, notes: Notes, embedded: bool) {
+fn hints(job: &Value, notes: Notes) {
     let id = short_id(text(job, &["Job", "ID"]));
     let executions = list(job, &["Executions", "Items"]);
     let has_result = executions.iter().any(|one| !text(one, &["PublishedResult", "Type"]).is_empty());
@@ -134,9 +136,6 @@ fn hints(job: &Value, notes: Notes, embedded: bool) {
     notes.say(format!(
         "Hint: see its output with `cardume job logs {id}`, all about it with `cardume job describe {id}`"
     ));
-    if embedded {
-        notes.say("Hint: these verbs need a node that runs: start it with `cardume serve` on the same data directory");
-    }
 }
 
 fn took(job: &Value) -> String {

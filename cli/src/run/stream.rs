@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::client::frames::{Channel, Decoder, Frame, Lines, MEDIA_TYPE};
-use crate::client::{Client, Stream};
+use crate::client::{ANSWER_DEADLINE, Client, Stream};
 use crate::content::encode;
 use crate::failure::Failure;
 use crate::output::{write_bytes, write_stderr};
@@ -139,7 +139,7 @@ impl OutputStream {
     async fn receive(&mut self, client: &Client) -> Result<(), Failure> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            None => self.stream.insert(client.stream(&self.path, MEDIA_TYPE).await?),
+            None => self.stream.insert(client.stream(&self.path, MEDIA_TYPE, Some(ANSWER_DEADLINE)).await?),
         };
         let Some(bytes) = stream.next().await? else {
             self.state = State::Closed;

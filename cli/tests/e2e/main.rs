@@ -7,6 +7,7 @@
 
 mod alone;
 mod anywhere;
+mod compatible;
 mod content;
 mod following;
 mod guests;

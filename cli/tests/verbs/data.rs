@@ -110,8 +110,14 @@ fn get_writes_files_and_folders_where_they_belong() {
     assert_eq!(cardume.run(&["data", "get", &file, "--output-dir", "out.bin", "--timeout", "5s"]).code, 0);
     assert_eq!(cardume.read("out.bin"), "bytes");
     assert!(fake.lines().contains(&format!("GET /content/{CID}/x%20y.bin?format=raw&timeout=5")));
-    assert_eq!(cardume.run(&["data", "get", &file]).code, 0);
-    assert_eq!(cardume.read("x y.bin"), "bytes");
+    let ran = cardume.run(&["data", "get", &file, "--output-dir", "y.bin", "--output", "json"]);
+    assert_eq!(ran.json(), json!({"Content": file, "OutputDir": "y.bin", "LeftOut": []}), "{ran:?}");
+    let ran = cardume.run(&["data", "cat", &file, "--output", "json"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "bytes"), "{ran:?}");
+    // Without a target, the CID is the target, of a path in it, too.
+    let empty = Cardume::with(&fake);
+    assert_eq!(empty.run(&["data", "get", &file]).code, 0);
+    assert_eq!(empty.read(CID), "bytes");
     assert!(cardume.leftovers().is_empty());
 }
 

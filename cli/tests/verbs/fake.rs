@@ -18,6 +18,7 @@ pub struct Asked {
     pub accept: String,
     pub content_type: String,
     pub host: String,
+    pub authorization: String,
     pub body: Vec<u8>,
 }
 
@@ -51,6 +52,7 @@ pub struct Fake {
 
 #[derive(Clone)]
 struct Shared {
+    product: Value,
     script: Script,
     asked: Arc<Mutex<Vec<Asked>>>,
     arrived: Sender<String>,
@@ -59,10 +61,15 @@ struct Shared {
 impl Fake {
     /// A node on loopback TCP.
     pub fn start(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Fake {
+        Self::start_as(json!({"Product": "cardume"}), script)
+    }
+
+    /// Something on loopback TCP that says what it is.
+    pub fn start_as(product: Value, script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Fake {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Self::serve(url, script, move |router| async move {
+        Self::serve(url, product, script, move |router| async move {
             axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
         })
     }
@@ -71,18 +78,23 @@ impl Fake {
     pub fn start_in(data_dir: &Path, script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Fake {
         let listener = std::os::unix::net::UnixListener::bind(data_dir.join("api.sock")).unwrap();
         listener.set_nonblocking(true).unwrap();
-        Self::serve(String::new(), script, move |router| async move {
+        Self::serve(String::new(), json!({"Product": "cardume"}), script, move |router| async move {
             axum::serve(tokio::net::UnixListener::from_std(listener).unwrap(), router).await.unwrap();
         })
     }
 
-    fn serve<F, S>(url: String, script: impl Fn(&Asked) -> Answer + Send + Sync + 'static, run: S) -> Fake
+    fn serve<F, S>(
+        url: String,
+        product: Value,
+        script: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+        run: S,
+    ) -> Fake
     where
         F: Future<Output = ()>,
         S: FnOnce(axum::Router) -> F + Send + 'static,
     {
         let (arrived, receiver) = channel();
-        let shared = Shared { script: Arc::new(script), asked: Arc::default(), arrived };
+        let shared = Shared { product, script: Arc::new(script), asked: Arc::default(), arrived };
         let asked = shared.asked.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
@@ -126,10 +138,14 @@ async fn handle(State(shared): State<Shared>, request: Request) -> Response {
     let header = |name: &str| head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
     let path = head.uri.path_and_query().unwrap().as_str();
     let line = format!("{} {}", head.method, path.strip_prefix("/api/v1").unwrap_or(path));
+    if line == "GET /agent/version" {
+        return respond(Answer::Json(200, shared.product));
+    }
     let (accept, content_type, host) = (header("accept"), header("content-type"), header("host"));
+    let authorization = header("authorization");
     // A body that breaks off is what a test may be about.
     let body = axum::body::to_bytes(body, usize::MAX).await.map(|bytes| bytes.to_vec()).unwrap_or_default();
-    let asked = Asked { line: line.clone(), accept, content_type, host, body };
+    let asked = Asked { line: line.clone(), accept, content_type, host, authorization, body };
     let answer = (shared.script)(&asked);
     shared.asked.lock().unwrap().push(asked);
     let _ = shared.arrived.send(line);

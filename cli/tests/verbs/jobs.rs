@@ -77,6 +77,158 @@ fn id_only_prints_the_id_and_does_not_wait_unless_told() {
 }
 
 #[test]
+fn force_is_passed_on() {
+    let fake = running("Completed", 0);
+    let cardume = with_job(&fake);
+    cardume.run(&["job", "run", "job.yaml", "--detach"]);
+    cardume.run(&["job", "run", "job.yaml", "--detach", "--force"]);
+    let forced: Vec<Value> = fake.asked().iter().map(|asked| asked.json()["Force"].clone()).collect();
+    assert_eq!(forced, [json!(null), json!(true)]);
+}
+
+/// The answer about a job of which more executions are known than one answer holds.
+fn cut(state: &str) -> Value {
+    let mut answer = job(state, 0);
+    answer["Executions"]["NextToken"] = "more".into();
+    answer
+}
+
+/// All of its executions: the last one failed.
+fn whole_list() -> Value {
+    let mut items = vec![job("Completed", 0)["Executions"]["Items"][0].clone()];
+    let mut failed = job("Failed", 7)["Executions"]["Items"][0].clone();
+    failed["PartitionIndex"] = 500.into();
+    items.push(failed);
+    json!({"Items": items, "NextToken": ""})
+}
+
+#[test]
+fn executions_that_one_answer_does_not_hold_are_asked_for() {
+    let fake = Fake::start(|asked| match asked.line.split('?').next().unwrap() {
+        "PUT /orchestrator/jobs" => submitted(),
+        line if line.ends_with("/watch") => Answer::Events(vec![("end", cut("Failed"))]),
+        line if line.ends_with("/executions") => Answer::Json(200, whole_list()),
+        _ => Answer::Json(200, cut("Failed")),
+    });
+    let cardume = with_job(&fake);
+    let ran = cardume.run(&["job", "run", "job.yaml", "--format", "json"]);
+    assert_eq!((ran.code, ran.json()["ExitCode"].as_i64()), (2, Some(7)), "{ran:?}");
+    assert_eq!(ran.json()["Executions"]["Items"].as_array().unwrap().len(), 2);
+    let ran = cardume.run(&["job", "run", "job.yaml"]);
+    assert!(ran.stdout.contains("Exit code = 7"), "{ran:?}");
+    assert_eq!(
+        fake.lines().last().unwrap(),
+        &format!("GET /orchestrator/jobs/{ID}/executions?job_version=1&outputs=false&limit=1000")
+    );
+    let ran = cardume.run(&["job", "describe", ID, "--output", "json"]);
+    assert_eq!(ran.json()["Executions"], whole_list());
+    assert_eq!(
+        fake.lines().last().unwrap(),
+        &format!("GET /orchestrator/jobs/{ID}/executions?job_version=1&limit=1000")
+    );
+}
+
+#[test]
+fn progress_says_who_bids_and_what_runs_where() {
+    let fake = Fake::start(|asked| match asked.line.as_str() {
+        "PUT /orchestrator/jobs" => submitted(),
+        _ => Answer::Events(vec![
+            ("bid", json!({"NodeID": NODE, "Slots": 4})),
+            ("execution", json!({"PartitionIndex": 0, "NodeID": NODE, "Message": "fetching 3 inputs"})),
+            (
+                "history",
+                json!({"SeqNum": 2, "Type": "ExecutionLevel", "ExecutionID": "e-1",
+                    "Event": {"Message": "Running", "Details": {"PartitionIndex": "0", "NodeID": NODE}}}),
+            ),
+            ("end", job("Completed", 0)),
+        ]),
+    });
+    let ran = with_job(&fake).run(&["job", "run", "job.yaml"]);
+    for line in [
+        "bid from …eQAJU5SA: 4 slots\n",
+        "partition 0 on …eQAJU5SA: fetching 3 inputs\n",
+        "partition 0 runs on …eQAJU5SA\n",
+    ] {
+        assert!(ran.stderr.contains(line), "{line}: {ran:?}");
+    }
+}
+
+#[test]
+fn as_csv_every_partition_is_a_row_with_whole_ids() {
+    let fake = Fake::start(|asked| {
+        let mut end = job("Completed", 0);
+        let one = end["Executions"]["Items"][0].clone();
+        let all = (0..12).map(|index| {
+            let mut one = one.clone();
+            one["PartitionIndex"] = index.into();
+            one
+        });
+        end["Executions"]["Items"] = all.collect::<Vec<Value>>().into();
+        match asked.line.as_str() {
+            "PUT /orchestrator/jobs" => submitted(),
+            _ => Answer::Events(vec![("end", end)]),
+        }
+    });
+    let ran = with_job(&fake).run(&["job", "run", "job.yaml", "--format", "csv"]);
+    assert_eq!(ran.stdout.lines().count(), 13, "{ran:?}");
+    assert!(ran.stdout.contains(NODE), "{ran:?}");
+}
+
+#[test]
+fn ctrl_c_before_there_is_a_job_is_130_too() {
+    // It takes the connection and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = format!("http://{}", silent.local_addr().unwrap());
+    let cardume = Cardume::alone();
+    cardume.write("job.yaml", JOB);
+    cardume.write("a.wasm", b"\0asm\x01\0\0\0");
+    for arguments in [["job", "run", "job.yaml"], ["wasm", "run", "a.wasm"]] {
+        let child = cardume.spawn(&[&arguments[..], &["--api", &api]].concat());
+        let connection = silent.accept().unwrap();
+        let process = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+        let ran: Ran = child.wait_with_output().unwrap().into();
+        assert_eq!(ran.code, 130, "{ran:?}");
+        assert!(ran.stderr.contains("before the job was submitted"), "{ran:?}");
+        drop(connection);
+    }
+}
+
+#[test]
+fn ctrl_c_while_following_output_says_how_to_come_back() {
+    let fake = Fake::start(|_| Answer::Endless(frames(&[(1, 0, "a\n")])));
+    let cardume = Cardume::with(&fake);
+    let child = cardume.spawn(&["job", "logs", ID, "-f"]);
+    fake.wait_for("GET /orchestrator/jobs/");
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.code, 130, "{ran:?}");
+    assert!(ran.stderr.contains("cardume job logs j-a2bc3985 -f"), "{ran:?}");
+}
+
+#[test]
+fn a_node_that_restarts_is_waited_for_and_never_replaced() {
+    let cardume = Cardume::alone();
+    std::fs::create_dir(cardume.data_dir()).unwrap();
+    cardume.write("job.yaml", JOB);
+    let first = Fake::start_in(&cardume.data_dir(), |asked| match asked.line.as_str() {
+        "PUT /orchestrator/jobs" => submitted(),
+        _ => Answer::Endless(b": hello\n\n".to_vec()),
+    });
+    let child = cardume.spawn(&["job", "run", "job.yaml"]);
+    first.wait_for("GET /orchestrator/jobs/");
+    drop(first);
+    std::fs::remove_file(cardume.data_dir().join("api.sock")).unwrap();
+    let second = Fake::start_in(&cardume.data_dir(), |_| watched("Completed", 0));
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!ran.stderr.contains("embedded peer"), "{ran:?}");
+    assert!(!cardume.data_dir().join("lock").exists(), "it took the directory");
+    second.find("GET /orchestrator/jobs/");
+}
+
+#[test]
 fn follow_streams_the_output_where_it_belongs() {
     let fake = running("Completed", 0);
     let ran = with_job(&fake).run(&["job", "run", "job.yaml", "--follow"]);
@@ -266,7 +418,12 @@ fn a_jobs_own_lists_have_their_routes() {
             vec!["history", "x", "--all", "--execution-id", "e-1"],
             "GET /orchestrator/jobs/x/history?event_type=all&execution_id=e-1&limit=1000",
         ),
-        (vec!["versions", "x"], "GET /orchestrator/jobs/x/versions?limit=1000"),
+        (vec!["versions", "x"], "GET /orchestrator/jobs/x/versions?limit=100"),
+        (vec!["versions", "x", "--all"], "GET /orchestrator/jobs/x/versions?limit=1000"),
+        (
+            vec!["executions", "x", "--namespace", "a b"],
+            "GET /orchestrator/jobs/x/executions?namespace=a%20b&limit=100",
+        ),
     ] {
         let ran = cardume.run(&[&["job"], arguments.as_slice(), &["--output", "json"]].concat());
         assert_eq!((ran.code, ran.json()), (0, json!([])), "{ran:?}");
@@ -293,6 +450,8 @@ fn stop_names_its_reason() {
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{ran:?}");
     assert_eq!(fake.asked()[0].line, format!("DELETE /orchestrator/jobs/{ID}"));
     assert_eq!(fake.asked()[0].json(), json!({"reason": "enough"}));
+    cardume.run(&["job", "stop", "x", "--namespace", "n"]);
+    assert_eq!(fake.asked()[1].line, "DELETE /orchestrator/jobs/x?namespace=n");
     let ended = Fake::start(|_| error(409, "Conflict", "cannot stop job in state Completed"));
     let ran = Cardume::with(&ended).run(&["job", "stop", ID]);
     assert_eq!(ran.code, 1);

@@ -117,7 +117,57 @@ fn without_a_node_a_program_runs_in_a_peer_of_its_own() {
     let notes: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("no node at http://")).collect();
     assert!(notes.len() == 1 && notes[0].contains("running an embedded peer 12D3Koo"), "{ran:?}");
     wait_until_free(&cardume);
-    assert_eq!(cardume.run(&["job", "list"]).code, 4);
+    // What it did can be looked at afterwards, without a node.
+    let listed = cardume.run(&["job", "list", "--output", "json"]);
+    let id = listed.json()[0]["ID"].as_str().unwrap().to_owned();
+    assert_eq!(cardume.run(&["job", "logs", &id]).stdout, "hello\n");
+    let described = cardume.run(&["job", "describe", &id, "--output", "json"]);
+    assert_eq!(described.json()["Job"]["State"]["StateType"], "Completed", "{described:?}");
+    wait_until_free(&cardume);
+    // Where nothing was ever done there is nothing to look at.
+    assert_eq!(Cardume::alone().run(&["job", "list"]).code, 4);
+}
+
+#[test]
+fn a_data_directory_may_have_a_long_path() {
+    let cardume = Cardume::alone();
+    cardume.write("a.txt", "aaa");
+    let long = cardume.dir.path().join("d".repeat(120)).join("e".repeat(120));
+    let run = |arguments: &[&str]| -> Ran {
+        cardume.command(arguments).env("CARDUME_DIR", &long).output().unwrap().into()
+    };
+    let added = run(&["data", "add", "-q", "a.txt"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    let ran = run(&["data", "cat", added.stdout.trim_end()]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "aaa"), "{ran:?}");
+}
+
+#[test]
+fn ctrl_c_hands_on_what_other_commands_left_in_the_peer() {
+    let cardume = Cardume::alone();
+    cardume.write("loop.wasm", wat::parse_str(LOOP).unwrap());
+    // It waits for what is to be added, in a peer of its own.
+    let mut command = cardume.command(&["data", "add", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut first = command.spawn().unwrap();
+    let mut said = BufReader::new(first.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("running an embedded peer"), "{line}");
+    let detached = cardume.run(&["wasm", "run", "loop.wasm", "--detach"]);
+    assert_eq!(detached.code, 0, "{detached:?}");
+    assert!(!detached.stderr.contains("embedded peer"), "{detached:?}");
+    let id = detached.stdout.trim_end();
+
+    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("the job goes on in a background peer"), "{rest}");
+    assert_eq!(cardume.run(&["job", "describe", id]).code, 0);
+    // So that the background peer ends, and the test with it.
+    cardume.run(&["job", "stop", id]);
+    wait_until_free(&cardume);
 }
 
 #[test]

@@ -64,15 +64,16 @@ fn several_partitions_have_folders_of_their_own() {
 }
 
 #[test]
-fn merge_joins_files_of_one_name_and_raw_keeps_executions_apart() {
+fn merge_joins_the_outputs_only_and_raw_keeps_executions_apart() {
     let fake = with_results(3, 3, "Completed");
     let cardume = Cardume::with(&fake);
-    assert_eq!(cardume.run(&["job", "get", ID, "--output-dir", "merged", "--merge"]).code, 0);
+    let stdout = format!("{ID}/stdout");
+    assert_eq!(cardume.run(&["job", "get", &stdout, "--output-dir", "merged", "--merge"]).code, 0);
     assert_eq!(cardume.read("merged/stdout"), "out\nout\nout\n");
-    assert_eq!(
-        (cardume.read("merged/exitCode"), cardume.read("merged/outputs/r.txt")),
-        ("000".into(), "rrr".into())
-    );
+    let ran = cardume.run(&["job", "get", ID, "--output-dir", "all", "--merge"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let why = "cannot merge results as output already exists: outputs/r.txt. Try --raw";
+    assert!(ran.stderr.contains(why) && !cardume.dir.path().join("all").exists(), "{ran:?}");
     assert_eq!(cardume.run(&["job", "get", ID, "--output-dir", "raw", "--raw"]).code, 0);
     assert_eq!(cardume.read("raw/e-2/stdout"), "out\n");
 }

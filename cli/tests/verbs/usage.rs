@@ -59,6 +59,48 @@ fn a_node_that_was_named_and_is_not_there_is_exit_4_and_never_replaced() {
 }
 
 #[test]
+fn what_was_named_and_is_no_node_is_not_used() {
+    let stranger = Fake::start_as(json!({"Product": "other"}), |_| Answer::Json(200, json!({"Items": []})));
+    // It takes the connection and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    for (arguments, api) in
+        [(["job", "list"], &stranger.url), (["data", "cat"], &stranger.url), (["job", "logs"], &silent)]
+    {
+        let cardume = Cardume::alone();
+        let mut command = cardume.command(&arguments);
+        if arguments[1] != "list" {
+            command.arg(crate::fake::CID);
+        }
+        let ran: crate::fake::Ran = command.args(["--api", api]).output().unwrap().into();
+        assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(api.as_str()), "{ran:?}");
+    }
+    assert!(stranger.asked().is_empty(), "{:?}", stranger.lines());
+}
+
+#[test]
+fn an_access_token_goes_with_every_request() {
+    let fake = Fake::start(|_| Answer::Json(200, json!({"Items": []})));
+    let cardume = Cardume::with(&fake);
+    cardume.run(&["job", "list", "--token", "abc"]);
+    cardume.command(&["job", "list"]).env("CARDUME_TOKEN", "def").output().unwrap();
+    cardume.run(&["job", "list"]);
+    let given: Vec<String> = fake.asked().into_iter().map(|asked| asked.authorization).collect();
+    assert_eq!(given, ["Bearer abc", "Bearer def", ""]);
+}
+
+#[test]
+fn arguments_that_are_no_text_are_usage_errors() {
+    use std::os::unix::ffi::OsStrExt;
+    let cardume = Cardume::alone();
+    let mut command = cardume.command(&["job", "list", "--output", "json", "--limit"]);
+    let ran: crate::fake::Ran = command.arg(std::ffi::OsStr::from_bytes(b"\xff")).output().unwrap().into();
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(!ran.stderr.contains("panicked") && ran.json()["error"]["code"] == "BadRequest", "{ran:?}");
+}
+
+#[test]
 fn addresses_that_are_none_are_usage_errors() {
     for api in ["https://127.0.0.1:1", "http://", "ftp://x"] {
         assert_eq!(Cardume::alone().run(&["job", "list", "--api", api]).code, 1, "{api}");

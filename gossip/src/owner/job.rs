@@ -225,6 +225,16 @@ impl Job {
         self.ledger.job.facts.never
     }
 
+    /// Who offered to run partitions, and how many at once: those with a share, and those with a bid in hand.
+    pub(super) fn bidders(&self) -> Vec<(PeerId, u32)> {
+        let in_hand = self.bids.iter().map(|(peer, held)| (*peer, held.bid.slots));
+        let mut slots: BTreeMap<PeerId, u32> = in_hand.collect();
+        for (peer, share) in &self.shares {
+            slots.entry(*peer).or_insert(share.slots);
+        }
+        slots.into_iter().collect()
+    }
+
     /// Whether anybody works on it.
     pub(super) fn is_worked_on(&self) -> bool {
         self.shares.values().any(|share| !share.live.is_empty()) || !self.batches.is_empty()

@@ -272,11 +272,13 @@ fn event(ledger: &Ledger, seq: u64, line: Line) -> Option<HistoryEvent> {
         }),
         Line::Running(part) => ledger.executions.get(&part).map(|one| {
             let time = one.started.unwrap_or(one.modified);
-            of(part, time, "Execution", "Running".to_owned(), BTreeMap::new())
+            let worker = ledger.worker_of(one).to_string();
+            of(part, time, "Execution", "Running".to_owned(), details(&[("NodeID", worker)]))
         }),
         Line::End(part) => ledger.executions.get(&part).map(|one| {
             let (topic, message) = end_words(one);
-            of(part, one.ended.unwrap_or(one.modified), topic, message, BTreeMap::new())
+            let worker = ledger.worker_of(one).to_string();
+            of(part, one.ended.unwrap_or(one.modified), topic, message, details(&[("NodeID", worker)]))
         }),
     }
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::query::Query;
 use crate::net;
 use crate::state::App;
 use crate::view;
@@ -21,9 +23,22 @@ pub async fn alive() -> Json<Value> {
     Json(json!({"Status": "OK"}))
 }
 
-/// `GET /agent/version`. Clients check the product: something else may listen on the port.
-pub async fn version() -> Json<Value> {
-    Json(build())
+/// `GET /agent/version`. Clients check the product: something else may listen on the port. They also see whether
+/// this peer ends with the work of the program that it lives in (`Embedded`), so that it may be replaced.
+pub async fn version(State(app): State<App>) -> Json<Value> {
+    let mut version = build();
+    version["Embedded"] = (app.config.embedded || app.config.until_idle).into();
+    Json(version)
+}
+
+/// `GET /` and `GET /version`, as Bacalhau's older clients ask.
+pub async fn to_version() -> (StatusCode, [(HeaderName, &'static str); 1]) {
+    (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, "/api/v1/agent/version")])
+}
+
+/// `GET /livez`, likewise.
+pub async fn to_alive() -> (StatusCode, [(HeaderName, &'static str); 1]) {
+    (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, "/api/v1/agent/alive")])
 }
 
 /// What was built.
@@ -36,10 +51,32 @@ pub fn build() -> Value {
         "Minor": parts.next().unwrap_or_default(),
         "GitVersion": format!("v{version}"),
         "GitCommit": "",
-        "BuildDate": "",
+        // Go's clients read a time here. No build is dated, so that equal sources give equal builds.
+        "BuildDate": "1970-01-01T00:00:00Z",
         "GOOS": std::env::consts::OS,
-        "GOARCH": if std::env::consts::ARCH == "x86_64" { "amd64" } else { std::env::consts::ARCH },
+        "GOARCH": architecture(),
     })
+}
+
+/// The processor's name as Go has it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `GET /agent/debug`: what the network looks like from here.
+pub async fn debug(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    let (connected, subscribed) = now(&app).await?;
+    Ok(Json(json!({
+        "ID": app.me.to_string(),
+        "Connected": connected,
+        "Subscribed": subscribed,
+        "LiveJobs": app.index.live(),
+        "DiscoveredNodes": nodes::all(&app).await,
+    })))
 }
 
 /// `GET /agent/node`: public to the swarm.

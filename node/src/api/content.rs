@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::error::ApiError;
 use super::guard::Caller;
+use super::query::{self, Query};
 use super::route;
 use crate::archive::{self, ArchiveError, Bounds, Pieces};
 use crate::content::{AddOptions, Added, FetchFault, Kind};
@@ -45,8 +46,10 @@ pub struct AddQuery {
     cid_version: Option<u8>,
     chunk_size: Option<u64>,
     profile: Option<String>,
-    raw_leaves: Option<bool>,
+    raw_leaves: Option<String>,
+    #[serde(deserialize_with = "query::flag")]
     wrap: bool,
+    #[serde(deserialize_with = "query::flag")]
     only_hash: bool,
     name: Option<String>,
     path: Option<String>,
@@ -54,7 +57,13 @@ pub struct AddQuery {
 
 impl AddQuery {
     fn options(&self) -> Result<AddOptions, ApiError> {
-        AddOptions::new(self.profile.as_deref(), self.cid_version, self.chunk_size, self.raw_leaves)
+        let raw_leaves = match self.raw_leaves.as_deref() {
+            None => None,
+            Some(text) => Some(query::boolean(text).ok_or_else(|| {
+                ApiError::bad_request(format!("raw-leaves: {text:?} is neither true nor false"))
+            })?),
+        };
+        AddOptions::new(self.profile.as_deref(), self.cid_version, self.chunk_size, raw_leaves)
             .map(|options| options.only_hash(self.only_hash))
             .map_err(ApiError::bad_request)
     }
@@ -143,7 +152,7 @@ async fn root(
     Path(cid): Path<String>,
     query: Query<GetQuery>,
 ) -> Result<Response, ApiError> {
-    read(&state, &cid, "", &query).await
+    read(&state, &cid, "", &query.0).await
 }
 
 async fn below(
@@ -151,7 +160,7 @@ async fn below(
     Path((cid, path)): Path<(String, String)>,
     query: Query<GetQuery>,
 ) -> Result<Response, ApiError> {
-    read(&state, &cid, &path, &query).await
+    read(&state, &cid, &path, &query.0).await
 }
 
 async fn read(app: &App, cid: &str, path: &str, query: &GetQuery) -> Result<Response, ApiError> {

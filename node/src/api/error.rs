@@ -1,9 +1,14 @@
 //! The shape of every refusal: Bacalhau's error body, with a hint of what to do next.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+
+/// Most of a refusal's own words that are kept.
+const WORDS_BYTES: usize = 4 << 10;
 
 /// A request that is not answered with what it asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +86,47 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Gives every refusal this API's shape, also those that the framework makes by itself: a method that a route
+/// does not have, a body that is too large, a path that is no text.
+pub async fn in_shape(request: Request, next: Next) -> Response {
+    let answer = next.run(request).await;
+    let status = answer.status();
+    if !(status.is_client_error() || status.is_server_error()) || is_json(&answer) {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    // A body that cannot be read has nothing to say.
+    let words = axum::body::to_bytes(body, WORDS_BYTES).await.unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).trim().to_owned();
+    let message = match (status, words.is_empty()) {
+        (StatusCode::METHOD_NOT_ALLOWED, _) => "this method is not allowed for this path".to_owned(),
+        (_, true) => status.canonical_reason().unwrap_or("the request was refused").to_owned(),
+        (_, false) => words,
+    };
+    let mut shaped = ApiError::new(status, word(status), message).into_response();
+    if let Some(allowed) = head.headers.remove(header::ALLOW) {
+        shaped.headers_mut().insert(header::ALLOW, allowed);
+    }
+    shaped
+}
+
+fn is_json(answer: &Response) -> bool {
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+}
+
+/// The word of a status that comes without one.
+fn word(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
+        StatusCode::PAYLOAD_TOO_LARGE => "TooLarge",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "UnsupportedMediaType",
+        status if status.is_server_error() => "InternalError",
+        _ => "BadRequest",
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = json!({
@@ -97,5 +143,56 @@ impl IntoResponse for ApiError {
             body["Details"] = *details;
         }
         (self.status, Json(body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+
+    use super::*;
+
+    /// What a route answers over a connection.
+    async fn ask(method: &str, path: &str) -> (u16, Value) {
+        let router = Router::new()
+            .route("/path/{id}", get(async |path: axum::extract::Path<u32>| path.0.to_string()))
+            .route("/json", get(async || ApiError::conflict("busy")))
+            .layer(axum::middleware::from_fn(in_shape));
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let serving = crate::api::wire::serve(
+            there,
+            router,
+            crate::api::guard::Caller::Socket,
+            tokio_util::sync::CancellationToken::new(),
+        );
+        let server = tokio::spawn(serving);
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let answer = crate::api::wire::call(here, request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), 1 << 16).await.unwrap();
+        server.abort();
+        (status, serde_json::from_slice(&body).unwrap_or_else(|_| body.to_vec().into()))
+    }
+
+    #[tokio::test]
+    async fn every_refusal_has_the_shape_of_an_error() {
+        for (method, path, status, code) in [
+            ("DELETE", "/json", 405, "MethodNotAllowed"),
+            ("GET", "/path/%ff", 400, "BadRequest"),
+            ("GET", "/path/x", 400, "BadRequest"),
+            ("GET", "/nowhere", 404, "NotFound"),
+            ("GET", "/json", 409, "Conflict"),
+        ] {
+            let (is, body) = ask(method, path).await;
+            assert_eq!(
+                (is, &body["Code"], &body["Status"]),
+                (status, &json!(code), &json!(status)),
+                "{path}"
+            );
+            assert!(body["Message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+        }
+        assert_eq!(ask("GET", "/path/7").await, (200, json!(7)));
     }
 }

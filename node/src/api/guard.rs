@@ -45,17 +45,21 @@ fn check(headers: &HeaderMap) -> Result<(), ApiError> {
         let mut values = headers.get_all(name).iter();
         (values.next().map(|value| value.to_str().unwrap_or("?").to_owned()), values.next().is_some())
     };
-    match one(header::HOST) {
-        (Some(host), false) if is_loopback(&host) => {}
+    let host = match one(header::HOST) {
+        (Some(host), false) if is_loopback(&host) => host,
         (host, _) => {
             let host = host.unwrap_or_else(|| "none".into());
             return Err(ApiError::forbidden(format!("the API does not answer for the host {host:?}"))
                 .hint("use 127.0.0.1, [::1] or localhost"));
         }
-    }
+    };
+    // Another port of this machine is another program's page.
+    let is_own = |origin: &str| {
+        origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(&host))
+    };
     match one(header::ORIGIN) {
         (None, _) => Ok(()),
-        (Some(origin), false) if origin.strip_prefix("http://").is_some_and(is_loopback) => Ok(()),
+        (Some(origin), false) if is_own(&origin) => Ok(()),
         (Some(origin), _) => {
             Err(ApiError::forbidden(format!("the API does not answer pages from {origin:?}")))
         }
@@ -100,7 +104,14 @@ mod tests {
             assert!(check(&headers(&[(header::HOST, host)])).is_err(), "{host}");
         }
         assert!(check(&headers(&[])).is_err());
-        for origin in ["http://example.org", "null", "https://localhost", "http://127.0.0.1.example.org"] {
+        for origin in [
+            "http://example.org",
+            "null",
+            "https://localhost",
+            "http://127.0.0.1.example.org",
+            "http://localhost:3000",
+            "http://127.0.0.1",
+        ] {
             let page = headers(&[(header::HOST, "localhost"), (header::ORIGIN, origin)]);
             assert!(check(&page).is_err(), "{origin}");
         }

@@ -1,6 +1,7 @@
 //! Jobs: submit, list, read, stop.
 
-use axum::extract::{Query, State};
+use axum::extract::{OriginalUri, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Extension, Json};
 use gossip::owner::{ExecutionView, JobView, Level};
 use job::state::ExecutionState;
@@ -8,7 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::guard::Caller;
 use super::page::{self, Page};
+use super::query::{self, Query};
 use super::route::Resolved;
 use crate::index::Line;
 use crate::state::App;
@@ -18,6 +21,8 @@ type Answer = Result<Json<Value>, ApiError>;
 
 /// Executions whose output is read for one answer: each costs a few reads of the disk.
 const WITH_OUTPUT: usize = 1000;
+/// In a second.
+const NANOS: u64 = 1_000_000_000;
 
 /// A body that may be anything; what is no JSON gets this API's error instead of the framework's.
 pub struct Body(submit::Request);
@@ -26,6 +31,7 @@ impl<S: Send + Sync> axum::extract::FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, ApiError> {
+        only_json(request.headers())?;
         let bytes = axum::body::Bytes::from_request(request, state)
             .await
             .map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?;
@@ -36,6 +42,19 @@ impl<S: Send + Sync> axum::extract::FromRequest<S> for Body {
             .map(Body)
             .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))
     }
+}
+
+/// A body that is sent as something else than JSON is one that a web page can send anywhere without asking.
+fn only_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let kind = kind.to_str().unwrap_or_default();
+    let bare = kind.split(';').next().unwrap_or_default().trim();
+    if bare.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let message = format!("the body is sent as {kind:?}, and this route takes application/json");
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+        .hint("send the header Content-Type: application/json"))
 }
 
 /// `PUT /orchestrator/jobs`.
@@ -72,29 +91,32 @@ pub struct ListQuery {
     limit: Option<usize>,
     next_token: Option<String>,
     order_by: Option<String>,
+    #[serde(deserialize_with = "query::flag")]
     reverse: bool,
-    labels: Option<String>,
+    /// Only those that have not ended.
+    #[serde(deserialize_with = "query::flag")]
+    live: bool,
 }
 
 /// `GET /orchestrator/jobs`: this node's own jobs, newest first.
-pub async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Answer {
+pub async fn list(
+    State(app): State<App>,
+    OriginalUri(uri): OriginalUri,
+    Query(query): Query<ListQuery>,
+) -> Answer {
     let page = Page::read(query.limit, query.next_token.as_deref(), page::LIMIT)?;
-    let wanted = query.namespace.as_deref().filter(|namespace| !matches!(*namespace, "" | "*"));
-    let selector = match query.labels.as_deref().filter(|text| !text.is_empty()) {
-        Some(text) => {
-            job::constraint::parse(text).map_err(|error| ApiError::bad_request(format!("labels: {error}")))?
-        }
-        None => Vec::new(),
-    };
+    let wanted = query.namespace.as_deref().filter(|namespace| *namespace != "*");
+    let selector = page::selector(&query::all(&uri, "labels"))?;
     let mut lines: Vec<Line> = app
         .index
         .list()
         .into_iter()
         .filter(|line| wanted.is_none_or(|namespace| line.summary.namespace == namespace))
         .filter(|line| job::constraint::matches(&selector, &line.labels))
+        .filter(|line| !query.live || !line.summary.state.is_terminal())
         .collect();
     match query.order_by.as_deref() {
-        None | Some("" | "created_at" | "create_time") => {}
+        None | Some("created_at" | "create_time") => {}
         Some("modified_at" | "modify_time") => {
             lines.sort_by_key(|line| std::cmp::Reverse(line.summary.modified))
         }
@@ -117,29 +139,61 @@ pub async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Ans
 }
 
 /// The query of a single job's routes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default)]
 pub struct JobQuery {
     include: Option<String>,
     job_version: Option<u32>,
+    #[serde(deserialize_with = "query::flag")]
+    all_job_versions: bool,
     limit: Option<usize>,
     next_token: Option<String>,
     event_type: Option<String>,
     execution_id: Option<String>,
+    /// Only what happened from then on, in Unix seconds.
+    since: Option<u64>,
     order_by: Option<String>,
+    #[serde(deserialize_with = "query::flag")]
     reverse: bool,
+    /// Whether executions carry the beginning of their output.
+    #[serde(deserialize_with = "query::flag")]
+    outputs: bool,
 }
 
-/// `GET /orchestrator/jobs/:id`.
+impl Default for JobQuery {
+    fn default() -> Self {
+        JobQuery {
+            include: None,
+            job_version: None,
+            all_job_versions: false,
+            limit: None,
+            next_token: None,
+            event_type: None,
+            execution_id: None,
+            since: None,
+            order_by: None,
+            reverse: false,
+            outputs: true,
+        }
+    }
+}
+
+/// `GET /orchestrator/jobs/:id`. As in Bacalhau, `limit` means nothing here: what is included is whole, up to what one
+/// answer may hold.
 pub async fn get(
     State(app): State<App>,
     Extension(Resolved { job, .. }): Extension<Resolved>,
+    caller: Option<Extension<Caller>>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
     let view = read::view(&app, job, version(&query)).await?;
     let include = query.include.as_deref().unwrap_or_default();
-    let page = Page::read(query.limit, None, page::MOST)?;
-    Ok(Json(whole(&app, &view, include, page).await?))
+    let mut answer = whole(&app, &view, include, Page { offset: 0, limit: page::MOST }).await?;
+    // Other peers may see a job; only its owner's user hands out the right to.
+    if caller.is_none_or(|Extension(caller)| caller.is_local()) {
+        answer["AccessToken"] = app.access_token(job).into();
+    }
+    Ok(Json(answer))
 }
 
 /// A job with what was asked for beside it.
@@ -149,7 +203,8 @@ pub async fn whole(app: &App, view: &JobView, include: &str, page: Page) -> Whol
         match part {
             "executions" => {
                 let (chosen, next) = page.cut(view.executions.iter().collect());
-                answer["Executions"] = page::list(with_output(app, view, &chosen).await, &next);
+                let chosen: Vec<_> = chosen.into_iter().map(|execution| (view, execution)).collect();
+                answer["Executions"] = page::list(with_output(app, &chosen, true).await, &next);
             }
             "history" => {
                 let (lines, next) = page.cut(view.history.iter().collect());
@@ -169,14 +224,26 @@ pub async fn whole(app: &App, view: &JobView, include: &str, page: Page) -> Whol
 /// A value or a refusal.
 pub type Whole = Result<Value, ApiError>;
 
-async fn with_output(app: &App, view: &JobView, executions: &[&ExecutionView]) -> Vec<Value> {
+/// Executions with the beginning of their output. Where that is not read, it is said to be cut short.
+async fn with_output(app: &App, executions: &[(&JobView, &ExecutionView)], outputs: bool) -> Vec<Value> {
     let mut items = Vec::with_capacity(executions.len());
-    for (index, execution) in executions.iter().enumerate() {
-        let output =
-            if index < WITH_OUTPUT { read::output(app, execution).await } else { view::Output::default() };
+    for (index, (view, execution)) in executions.iter().enumerate() {
+        let output = match &execution.result {
+            Some(_) if outputs && index < WITH_OUTPUT => read::output(app, execution).await,
+            Some(_) => view::Output::unread(),
+            None => view::Output::default(),
+        };
         items.push(view::execution(execution, &view.summary.namespace, &output));
     }
     items
+}
+
+/// The version that is asked for, or all of them, oldest first.
+async fn wanted_versions(app: &App, job: job::JobId, query: &JobQuery) -> Result<Vec<JobView>, ApiError> {
+    if query.all_job_versions {
+        return read::versions(app, job).await;
+    }
+    Ok(vec![read::view(app, job, version(query)).await?])
 }
 
 /// `GET /orchestrator/jobs/:id/executions`.
@@ -185,13 +252,16 @@ pub async fn executions(
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let view = read::view(&app, job, version(&query)).await?;
+    let views = wanted_versions(&app, job, &query).await?;
     let page = Page::read(query.limit, query.next_token.as_deref(), page::MOST)?;
-    let mut chosen: Vec<&ExecutionView> = view.executions.iter().collect();
+    let mut chosen: Vec<(&JobView, &ExecutionView)> = views
+        .iter()
+        .flat_map(|view| view.executions.iter().map(move |execution| (view, execution)))
+        .collect();
     match query.order_by.as_deref() {
-        None | Some("") => {}
-        Some("created_at" | "create_time") => chosen.sort_by_key(|execution| execution.created),
-        Some("modified_at" | "modify_time") => chosen.sort_by_key(|execution| execution.modified),
+        None => {}
+        Some("created_at" | "create_time") => chosen.sort_by_key(|(_, execution)| execution.created),
+        Some("modified_at" | "modify_time") => chosen.sort_by_key(|(_, execution)| execution.modified),
         Some(other) => {
             return Err(ApiError::bad_request(format!(
                 "order_by {other:?} is neither created_at nor modified_at"
@@ -202,7 +272,7 @@ pub async fn executions(
         chosen.reverse();
     }
     let (chosen, next) = page.cut(chosen);
-    Ok(Json(page::list(with_output(&app, &view, &chosen).await, &next)))
+    Ok(Json(page::list(with_output(&app, &chosen, query.outputs).await, &next)))
 }
 
 /// `GET /orchestrator/jobs/:id/history`. As long as the job has not ended there is a next token, even when
@@ -212,10 +282,10 @@ pub async fn history(
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let view = read::view(&app, job, version(&query)).await?;
+    let views = wanted_versions(&app, job, &query).await?;
     let page = Page::read(query.limit, query.next_token.as_deref(), page::LIMIT)?;
     let level = match query.event_type.as_deref() {
-        None | Some("" | "all") => None,
+        None | Some("all") => None,
         Some("job") => Some(Level::Job),
         Some("execution") => Some(Level::Execution),
         Some(other) => {
@@ -224,12 +294,13 @@ pub async fn history(
             )));
         }
     };
-    let execution = query.execution_id.as_deref().filter(|text| !text.is_empty());
-    let lines: Vec<_> = view
-        .history
+    let execution = query.execution_id.as_deref();
+    let since = query.since.unwrap_or(0).saturating_mul(NANOS);
+    let lines: Vec<_> = views
         .iter()
-        .filter(|event| level.is_none_or(|level| event.level == level))
-        .filter(|event| {
+        .flat_map(|view| view.history.iter().map(move |event| (view, event)))
+        .filter(|(_, event)| event.time >= since && level.is_none_or(|level| event.level == level))
+        .filter(|(_, event)| {
             execution.is_none_or(|prefix| {
                 event.execution.is_some_and(|key| key.id().to_string().starts_with(prefix))
             })
@@ -237,10 +308,10 @@ pub async fn history(
         .collect();
     let total = lines.len();
     let (lines, mut next) = page.cut(lines);
-    if next.is_empty() && !view.summary.state.is_terminal() {
+    if next.is_empty() && views.iter().any(|view| !view.summary.state.is_terminal()) {
         next = page::token(page.limit, total.max(page.offset));
     }
-    let lines = lines.into_iter().map(|event| view::history(event, &view.summary)).collect();
+    let lines = lines.into_iter().map(|(view, event)| view::history(event, &view.summary)).collect();
     Ok(Json(page::list(lines, &next)))
 }
 
@@ -305,8 +376,12 @@ pub async fn stop(
     State(app): State<App>,
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<StopQuery>,
+    headers: HeaderMap,
     body: axum::body::Bytes,
 ) -> Answer {
+    if !body.is_empty() {
+        only_json(&headers)?;
+    }
     let in_body = if body.is_empty() {
         StopQuery::default()
     } else {

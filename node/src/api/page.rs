@@ -54,6 +54,16 @@ pub fn list(items: Vec<Value>, next: &str) -> Value {
     json!({"NextToken": next, "Items": items})
 }
 
+/// The constraints of a list's `labels`, which may be given more than once: all of them hold.
+pub fn selector(texts: &[String]) -> Result<Vec<job::constraint::Constraint>, ApiError> {
+    let mut selector = Vec::new();
+    for text in texts {
+        let parsed = job::constraint::parse(text);
+        selector.extend(parsed.map_err(|error| ApiError::bad_request(format!("labels: {error}")))?);
+    }
+    Ok(selector)
+}
+
 /// Bacalhau's token: raw URL base64 of `sortBy:Y|N:limit:offset`.
 pub fn token(limit: usize, offset: usize) -> String {
     BASE64URL_NOPAD.encode(format!(":N:{limit}:{offset}").as_bytes())

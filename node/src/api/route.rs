@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::error::ApiError;
 use super::guard::Caller;
+use super::query;
 use crate::index::Named;
 use crate::locate::{self, Found};
 use crate::remote;
@@ -38,7 +39,8 @@ pub async fn to_owner(State(app): State<App>, mut request: Request, next: Next) 
     let Some((text, rest)) = job_in(&path) else {
         return ApiError::not_found("The requested resource/URL was not found.").into_response();
     };
-    let namespace = query_value(original(&request), "namespace");
+    // None at all, or `*`: all of them.
+    let namespace = query::one(original(&request), "namespace").filter(|namespace| namespace != "*");
     match app.index.find(&text, namespace.as_deref()) {
         Named::Many(_) => several(&text).into_response(),
         Named::One(job) => {
@@ -162,14 +164,6 @@ fn job_in(path: &str) -> Option<(String, String)> {
     let (text, rest) = tail.find('/').map_or((tail, ""), |at| tail.split_at(at));
     let text = percent_encoding::percent_decode_str(text).decode_utf8().ok()?.into_owned();
     (!text.is_empty()).then(|| (text, rest.to_owned()))
-}
-
-fn query_value(uri: &Uri, name: &str) -> Option<String> {
-    let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(uri).ok()?.0;
-    pairs
-        .into_iter()
-        .find(|(key, value)| key == name && !value.is_empty() && value != "*")
-        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Following a job without asking again and again: server-sent events until it has ended.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
-use gossip::owner::{HistoryEvent, JobSummary};
-use job::JobId;
+use gossip::owner::{ExecutionView, HistoryEvent, JobSummary};
+use job::state::ExecutionState;
+use job::{ExecutionKey, JobId, PeerId};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -25,6 +26,12 @@ use crate::{read, view};
 const LINES: usize = 512;
 /// Executions in the last event.
 const LAST_EXECUTIONS: usize = 100;
+/// With more partitions than this, what single ones are doing is left to the lists.
+const FEW_PARTITIONS: u32 = 8;
+/// Attempts of those that are looked at.
+const ATTEMPTS: usize = 64;
+/// Bidders that are named: enough to see that there are some.
+const BIDDERS: usize = 32;
 /// Between comments on a silent stream, so that proxies and clients see that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -36,8 +43,17 @@ pub async fn watch(
     // Subscribed before the first look: nothing falls in between.
     let changes = app.desk.watch(job);
     read::head(&app, job, None).await?;
-    let follower =
-        Follower { app, job, changes, seq: 0, state: Value::Null, ready: VecDeque::new(), ended: false };
+    let follower = Follower {
+        app,
+        job,
+        changes,
+        seq: 0,
+        state: Value::Null,
+        bidders: BTreeSet::new(),
+        doing: BTreeMap::new(),
+        ready: VecDeque::new(),
+        ended: false,
+    };
     Ok(Sse::new(follower.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
@@ -47,6 +63,10 @@ struct Follower {
     changes: watch::Receiver<u64>,
     seq: u64,
     state: Value,
+    /// Who was told to have bid.
+    bidders: BTreeSet<PeerId>,
+    /// What was told of executions that have not ended.
+    doing: BTreeMap<ExecutionKey, (ExecutionState, String)>,
     ready: VecDeque<Event>,
     ended: bool,
 }
@@ -77,6 +97,9 @@ impl Follower {
             }
         };
         let full = lines.len() >= LINES;
+        if !summary.state.is_terminal() {
+            self.work(summary.count).await;
+        }
         for line in lines {
             self.line(&line, &summary);
         }
@@ -100,6 +123,43 @@ impl Follower {
     fn line(&mut self, line: &HistoryEvent, summary: &JobSummary) {
         self.seq = self.seq.max(line.seq);
         self.say("history", view::history(line, summary));
+    }
+
+    /// Who bids, and what executions are doing between the lines of the history.
+    async fn work(&mut self, partitions: u32) {
+        let job = self.job;
+        let most = if partitions > FEW_PARTITIONS { 0 } else { ATTEMPTS };
+        let asked = self.app.owner.ask(move |owner| (owner.bidders(job), owner.executions(job, 0, most)));
+        // A node that stops says so elsewhere.
+        let Ok((bidders, executions)) = asked.await else { return };
+        for (peer, slots) in bidders {
+            if self.bidders.len() < BIDDERS && self.bidders.insert(peer) {
+                self.say("bid", json!({"NodeID": peer.to_string(), "Slots": slots}));
+            }
+        }
+        for execution in executions {
+            self.doing(&execution);
+        }
+    }
+
+    fn doing(&mut self, execution: &ExecutionView) {
+        if execution.state.is_terminal() {
+            self.doing.remove(&execution.key);
+            return;
+        }
+        let now = (execution.state, execution.message.clone());
+        if execution.message.is_empty() || self.doing.get(&execution.key) == Some(&now) {
+            return;
+        }
+        self.doing.insert(execution.key, now);
+        let told = json!({
+            "ExecutionID": execution.id.to_string(),
+            "PartitionIndex": execution.key.partition,
+            "NodeID": execution.worker.to_string(),
+            "State": execution.state.as_str(),
+            "Message": execution.message,
+        });
+        self.say("execution", told);
     }
 
     fn state(&mut self, summary: &JobSummary) {

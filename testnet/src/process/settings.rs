@@ -44,9 +44,17 @@ pub(crate) fn write(
     settings.insert("worker".into(), json!(node.worker));
     settings.insert("trusted".into(), json!(trusted));
     settings.extend(more.clone());
+    settings.insert("labels".into(), labels(&node.name, more));
     let text: String = settings.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
     let path = node.data_dir(dir).join("config.yaml");
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The labels that the node was given, and its name in this network.
+fn labels(name: &str, more: &Map<String, Value>) -> Value {
+    let mut labels = more.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    labels.entry("name").or_insert_with(|| name.into());
+    Value::Object(labels)
 }
 
 /// Loopback only; the port is the kernel's choice at the first start and stays the same from then on.

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::lists::{executions_table, history_table};
+use super::route;
+use crate::args::job::Named;
 use crate::args::{Global, Output};
-use crate::content::encode;
-use crate::failure::{Outcome, exit};
+use crate::failure::Outcome;
 use crate::output::{Format, Table, print, print_document, printable};
-use crate::target::{Fallback, Session};
+use crate::pages::complete;
+use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::units::show_nanos;
 use crate::values::{
     deciding_executions, execution_state, job_state, list, number, runs_forever, short_id, short_peer, text,
@@ -19,22 +21,24 @@ use crate::values::{
 const SHOWN: usize = 8;
 
 /// Runs the verb.
-pub async fn run(global: &Global, id: &str, output: &Output) -> Outcome {
-    let session = Session::open(global, Fallback::None).await?;
-    let path = format!("/orchestrator/jobs/{}?include=executions,history", encode(id));
-    let answer = session.client.get(&path).await?;
-    match output.format.unwrap_or_default() {
-        Format::Table => print(&layout(&answer))?,
-        Format::Csv => print(&header(&answer["Job"]).to_csv())?,
-        format => print_document(&answer, format)?,
-    }
-    Ok(exit::DONE)
+pub async fn run(global: &Global, job: &Named, output: &Output) -> Outcome {
+    let work = async |session: &Session| {
+        let path = route(&job.id, job.namespace.as_deref(), "", "?include=executions,history");
+        let mut answer = session.client.get(&path).await?;
+        complete(&session.client, &mut answer, true).await?;
+        match output.format.unwrap_or_default() {
+            Format::Table => print(&layout(&answer)),
+            Format::Csv => print(&header(&answer).to_csv()),
+            format => print_document(&answer, format),
+        }
+    };
+    with_node(global, Fallback::Record, true, interrupted, work).await
 }
 
 fn layout(answer: &Value) -> String {
     let executions = list(answer, &["Executions", "Items"]);
     let history = list(answer, &["History", "Items"]);
-    let mut text = header(&answer["Job"]).to_assignments();
+    let mut text = header(answer).to_assignments();
     section(&mut text, "Summary", &summary(executions).to_assignments());
     let of_job: Vec<Value> = history.iter().filter(|item| item["Type"] == "JobLevel").cloned().collect();
     section(&mut text, "Job History", &history_table(&of_job, Format::Table).to_text());
@@ -58,7 +62,8 @@ fn section(text: &mut String, title: &str, body: &str) {
     }
 }
 
-fn header(job: &Value) -> Table {
+fn header(answer: &Value) -> Table {
+    let job = &answer["Job"];
     let field = |key: &str| text(job, &[key]).to_owned();
     let is_counted = runs_forever(job) || field("Type") == "batch";
     let count = if is_counted { number(job, &["Count"]).to_string() } else { String::new() };
@@ -77,6 +82,8 @@ fn header(job: &Value) -> Table {
         ("Created Time", show_nanos(number(job, &["CreateTime"]))),
         ("Modified Time", show_nanos(number(job, &["ModifyTime"]))),
         ("Version", number(job, &["Version"]).to_string()),
+        // At its owner only: who is given it may see, follow and stop the job from anywhere.
+        ("Access Token", text(answer, &["AccessToken"]).to_owned()),
     ])
 }
 
@@ -97,7 +104,7 @@ fn results(executions: &[Value]) -> String {
         if kind.is_empty() {
             continue;
         }
-        let holders = list(execution, &["PublishedResult", "HeldBy"]);
+        let holders = list(execution, &["ResultHolders"]);
         let holders: Vec<String> = holders.iter().filter_map(Value::as_str).map(short_peer).collect();
         table.row([
             number(execution, &["PartitionIndex"]).to_string(),

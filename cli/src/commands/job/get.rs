@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use job::spec::ContentPath;
 use serde_json::{Value, json};
 
+use super::route;
 use crate::args::Global;
 use crate::args::job::Get;
 use crate::content::{self, encode};
 use crate::failure::{Failure, Outcome, exit};
 use crate::output::{Format, Report, Table};
-use crate::target::{Fallback, Session};
+use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::tree::{Staging, install, merge};
 use crate::values::{is_terminal, job_state, list, number, short_id, text};
 
@@ -31,8 +32,12 @@ pub async fn run(global: &Global, flags: &Get) -> Outcome {
     if id.is_empty() || file.split('/').any(|part| matches!(part, "." | "..")) {
         return Err(Failure::refused(format!("{:?} is not ID or ID/FILE", flags.job)));
     }
-    let session = Session::open(global, Fallback::None).await?;
-    let answer = session.client.get(&format!("/orchestrator/jobs/{}", encode(id))).await?;
+    let work = async |session: &Session| get(session, flags, id, file).await;
+    with_node(global, Fallback::Record, true, interrupted, work).await
+}
+
+async fn get(session: &Session, flags: &Get, id: &str, file: &str) -> Result<(), Failure> {
+    let answer = session.client.get(&route(id, flags.namespace.as_deref(), "", "")).await?;
     let job = &answer["Job"];
     let job_id = text(job, &["ID"]);
     let job_id = if job_id.is_empty() { id } else { job_id };
@@ -45,11 +50,11 @@ pub async fn run(global: &Global, flags: &Get) -> Outcome {
     let target = flags.output_dir.clone().unwrap_or_else(|| format!("job-{}", short_id(job_id)).into());
     let staging = Staging::beside(&target)?;
     let wanted = Wanted { flags, file, several };
-    let arrived = fetch_all(&session, &wanted, &found, staging.path()).await?;
+    let arrived = fetch_all(session, &wanted, &found, staging.path()).await?;
     install::install(&arrived, &target, flags.force)?;
-    report(&session, flags, job_id, &found, &target)?;
-    warn(&session, job, &found);
-    Ok(exit::DONE)
+    report(session, flags, job_id, &found, &target)?;
+    warn(session, job, &found);
+    Ok(())
 }
 
 /// Says what is missing, and what is not a result but the last output of a failure.
@@ -115,7 +120,7 @@ async fn fetch_all(
         fetch_one(session, wanted, found, path, &arrived).await?;
         let into = if wanted.flags.merge { whole.clone() } else { whole.join(wanted.place_of(found)) };
         merge::merge(&arrived, &into)
-            .map_err(|error| cannot(&error).hint("fetch them apart, without --merge"))?;
+            .map_err(|error| cannot(&error).hint("fetch them apart, without --merge, or with --raw"))?;
         std::fs::remove_dir_all(&arrived).map_err(|error| cannot(&error))?;
     }
     if !fetched_any {

@@ -2,25 +2,19 @@
 
 use serde_json::Value;
 
-use crate::args::job::{EventType, List, Page};
+use super::route;
+use crate::args::job::{EventType, List, Named, Page};
 use crate::args::{Global, Output};
-use crate::client::Client;
 use crate::content::encode;
-use crate::failure::{Failure, Outcome, exit};
+use crate::failure::Outcome;
 use crate::output::{Format, Report, Table};
-use crate::target::{Fallback, Session};
+use crate::pages::pages;
+use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::units::{show_nanos, show_rfc3339};
-use crate::values::{desired_state, execution_state, job_state, list, number, short_id, short_peer, text};
-
-/// Items that are asked for at once when all are wanted.
-const PAGE: usize = 1000;
-
-/// Most items of one list: they are printed as one document, which is held in memory.
-const MAX_ITEMS: usize = 1_000_000;
+use crate::values::{desired_state, execution_state, job_state, number, short_id, short_peer, text};
 
 /// `job list`.
 pub async fn jobs(global: &Global, flags: &List) -> Outcome {
-    let session = Session::open(global, Fallback::None).await?;
     // A node gives the newest first by itself.
     let mut path =
         format!("/orchestrator/jobs?namespace={}", encode(flags.namespace.as_deref().unwrap_or("*")));
@@ -28,43 +22,36 @@ pub async fn jobs(global: &Global, flags: &List) -> Outcome {
         path.push_str(&format!("&labels={}", encode(&flags.labels.join(","))));
     }
     let limit = (!flags.all).then_some(flags.limit);
-    let (mut items, more) = pages(&session.client, &path, limit).await?;
-    items.sort_by_key(|job| std::cmp::Reverse(number(job, &["CreateTime"])));
-    let format = flags.output.format.unwrap_or_default();
-    let table = || jobs_table(&items, format);
-    Report { value: Value::Array(items.clone()), table }.print(format)?;
-    if more && format == Format::Table {
-        session.notes.say("Hint: there are more; see them with --limit N or --all");
-    }
-    Ok(exit::DONE)
+    print_list(global, &path, limit, &flags.output, jobs_table).await
 }
 
 /// `job executions`.
-pub async fn executions(global: &Global, id: &str, page: &Page, output: &Output) -> Outcome {
-    let path = format!("/orchestrator/jobs/{}/executions?", encode(id));
+pub async fn executions(global: &Global, job: &Named, page: &Page, output: &Output) -> Outcome {
+    let path = route(&job.id, job.namespace.as_deref(), "/executions", "?");
     print_list(global, &path, page_limit(page), output, executions_table).await
 }
 
 /// `job history`.
 pub async fn history(
     global: &Global,
-    id: &str,
+    job: &Named,
     event_type: EventType,
     execution: Option<&str>,
     page: &Page,
     output: &Output,
 ) -> Outcome {
-    let mut path = format!("/orchestrator/jobs/{}/history?event_type={}", encode(id), event_type.word());
+    let mut query = format!("?event_type={}", event_type.word());
     if let Some(execution) = execution {
-        path.push_str(&format!("&execution_id={}", encode(execution)));
+        query.push_str(&format!("&execution_id={}", encode(execution)));
     }
+    let path = route(&job.id, job.namespace.as_deref(), "/history", &query);
     print_list(global, &path, page_limit(page), output, history_table).await
 }
 
 /// `job versions`.
-pub async fn versions(global: &Global, id: &str, output: &Output) -> Outcome {
-    let path = format!("/orchestrator/jobs/{}/versions?", encode(id));
-    print_list(global, &path, None, output, versions_table).await
+pub async fn versions(global: &Global, job: &Named, page: &Page, output: &Output) -> Outcome {
+    let path = route(&job.id, job.namespace.as_deref(), "/versions", "?");
+    print_list(global, &path, page_limit(page), output, versions_table).await
 }
 
 fn page_limit(page: &Page) -> Option<u32> {
@@ -78,40 +65,17 @@ async fn print_list(
     output: &Output,
     table: fn(&[Value], Format) -> Table,
 ) -> Outcome {
-    let session = Session::open(global, Fallback::None).await?;
-    let (items, more) = pages(&session.client, path, limit).await?;
-    let format = output.format.unwrap_or_default();
-    let table = || table(&items, format);
-    Report { value: Value::Array(items.clone()), table }.print(format)?;
-    if more && format == Format::Table {
-        session.notes.say("Hint: there are more; see them with --limit N or --all");
-    }
-    Ok(exit::DONE)
-}
-
-/// Items of a list, page after page, and whether there are more than `limit`.
-async fn pages(client: &Client, path: &str, limit: Option<u32>) -> Result<(Vec<Value>, bool), Failure> {
-    let most = limit.map_or(MAX_ITEMS, |limit| limit as usize);
-    let mut items = Vec::new();
-    let mut token = String::new();
-    loop {
-        let wanted = (most - items.len()).min(PAGE);
-        let separator = if path.ends_with('?') { "" } else { "&" };
-        let mut page = format!("{path}{separator}limit={wanted}");
-        if !token.is_empty() {
-            page.push_str(&format!("&next_token={}", encode(&token)));
+    let work = async |session: &Session| {
+        let (items, more) = pages(&session.client, path, limit).await?;
+        let format = output.format.unwrap_or_default();
+        let table = || table(&items, format);
+        Report { value: Value::Array(items.clone()), table }.print(format)?;
+        if more && format == Format::Table {
+            session.notes.say("Hint: there are more; see them with --limit N or --all");
         }
-        let answer = client.get(&page).await?;
-        let found = list(&answer, &["Items"]);
-        let count = found.len();
-        items.extend(found.iter().take(wanted).cloned());
-        token = text(&answer, &["NextToken"]).to_owned();
-        // The history of a job that has not ended always gives a token: a page that is not full is the last.
-        let is_last = token.is_empty() || count < wanted;
-        if is_last || items.len() >= most {
-            return Ok((items, !is_last));
-        }
-    }
+        Ok(())
+    };
+    with_node(global, Fallback::Record, true, interrupted, work).await
 }
 
 /// Ids in full where programs read them.
