@@ -52,3 +52,37 @@ async fn a_job_survives_its_owner_at_every_moment() {
     }
     net.down().await;
 }
+
+/// What a worker has done while its owner was dead is not done again, also when the worker dies after it: a small
+/// result lives in its receipt's record until the owner has it.
+#[tokio::test]
+async fn what_ended_while_its_owner_was_dead_is_not_run_again() {
+    // One owner, one worker, and one that is always there.
+    let net = Net::up(3, 2).await;
+    let module = net.add(0, guests::works(1_500, 1_500, COUNT)).await;
+    let owner = net.client(0);
+    let id = submit(&owner, &job(&module, COUNT)).await;
+    until(&owner, &id, |now| now.running == u64::from(COUNT)).await;
+    net.kill(0).await;
+    within("the ends of all executions", all_ended(&net, &id)).await;
+    net.kill(2).await;
+    net.restart(2).await;
+    net.restart(0).await;
+
+    let after = ended(&owner, &id).await;
+    check_worked(&after, COUNT.into());
+    assert_eq!(super::jobs::executions(&after).len(), COUNT as usize, "each ran once: {after}");
+    net.down().await;
+}
+
+/// Waits until the worker has ended whatever it had of a job whose owner is away.
+async fn all_ended(net: &Net, id: &str) -> anyhow::Result<()> {
+    loop {
+        let answer = net.client(2).get(&format!("/orchestrator/jobs/{id}")).await?;
+        let here = answer.json()["Details"]["Executions"].as_str().unwrap_or_default().to_owned();
+        if !here.is_empty() && here.split(", ").all(|one| one.ends_with("Ended")) {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
