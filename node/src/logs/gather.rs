@@ -225,6 +225,8 @@ impl Gatherer {
                 Some(Standing::Stored(execution)) => self.pass_stored(execution).await?,
                 Some(Standing::Running(execution)) if follow => self.follow(execution).await?,
                 Some(Standing::Running(execution)) => self.pass_running(execution).await?,
+                // Who follows waits for it, or for its backup.
+                Some(Standing::Silent(_)) if follow => {}
                 Some(Standing::Silent(execution)) => {
                     let message = format!("its worker {} is silent", execution.worker);
                     self.part(execution.key).await?.trouble = Some(message);
