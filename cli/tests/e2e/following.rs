@@ -110,7 +110,8 @@ async fn output_that_cannot_be_had_is_an_error_and_not_an_empty_answer() {
     let net = Net::with(3, 1, json!({"input-timeout": 2}), |_| {}).await;
     let module = net.add(0, guests::says("kept", "", 0)).await;
     let owner = net.client(0);
-    let spec = job_with(&module, 1, json!({"Publisher": {"Type": "local"}}));
+    let results = json!([{"Name": "more", "Path": "/more"}]);
+    let spec = job_with(&module, 1, json!({"Publisher": {"Type": "local"}, "ResultPaths": results}));
     let id = submit(&owner, &spec).await;
     let described = ended(&owner, &id).await;
     assert_eq!(state(&described), "Completed");

@@ -30,7 +30,7 @@ fn named(module: &str, name: &str, priority: u32) -> Value {
 
 #[tokio::test]
 async fn a_repeated_token_is_the_same_version_of_a_named_job_also_after_a_restart() {
-    let net = Net::up(1, 1).await;
+    let net = Net::up(1, 0).await;
     let module = net.add(0, guests::speaks_twice(100_000)).await;
     let client = net.client(0);
     let (first, second) = (named(&module, "words", 1), named(&module, "words", 2));
@@ -49,7 +49,7 @@ async fn a_repeated_token_is_the_same_version_of_a_named_job_also_after_a_restar
 
 #[tokio::test]
 async fn submissions_of_one_name_at_the_same_time_are_versions_of_one_job() {
-    let net = Net::up(1, 1).await;
+    let net = Net::up(1, 0).await;
     let module = net.add(0, guests::says("", "", 0)).await;
     let client = net.client(0);
     let submissions = (1..=8).map(|priority| {
@@ -66,7 +66,7 @@ async fn submissions_of_one_name_at_the_same_time_are_versions_of_one_job() {
 
 #[tokio::test]
 async fn a_refused_update_leaves_the_running_version_alone() {
-    let net = Net::up(1, 1).await;
+    let net = Net::up(1, 0).await;
     let module = net.add(0, guests::says("", "", 0)).await;
     let client = net.client(0);
     let spec = named(&module, "words", 1);

@@ -225,6 +225,8 @@ impl Gatherer {
                 Some(Standing::Stored(execution)) => self.pass_stored(execution).await?,
                 Some(Standing::Running(execution)) if follow => self.follow(execution).await?,
                 Some(Standing::Running(execution)) => self.pass_running(execution).await?,
+                // Who follows waits for it, or for its backup.
+                Some(Standing::Silent(_)) if follow => {}
                 Some(Standing::Silent(execution)) => {
                     let message = format!("its worker {} is silent", execution.worker);
                     self.part(execution.key).await?.trouble = Some(message);
@@ -253,9 +255,7 @@ impl Gatherer {
         // Its follower has more of it, or ends by itself: the execution has ended.
         self.let_end(key).await?;
         let passed = Arc::clone(&self.part(key).await?.passed);
-        let end =
-            source::stored(&self.app, execution, Arc::clone(&passed), self.several, self.client.clone())
-                .await;
+        let end = source::stored(&self.app, execution, passed, self.several, self.client.clone()).await;
         let part = self.part(key).await?;
         part.finished = end == End::Done;
         part.trouble = None;
@@ -264,7 +264,7 @@ impl Gatherer {
             End::Broke(text) => part.trouble = Some(text),
             End::Done | End::Gone => {}
         }
-        if self.several { self.close(key.partition, &passed).await } else { Ok(()) }
+        Ok(())
     }
 
     /// Waits for the follower of an execution that has ended.

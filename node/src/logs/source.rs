@@ -84,8 +84,12 @@ impl Live {
             self.remote(&app, &mut out).await
         };
         // After a break, what comes next begins with the unfinished line.
-        if end == End::Done && self.last_line && out.flush().await.is_err() {
-            return End::Left;
+        if end == End::Done && self.last_line {
+            for stream in Stream::ALL {
+                if out.flush(stream).await.is_err() {
+                    return End::Left;
+                }
+            }
         }
         end
     }
@@ -171,7 +175,7 @@ pub async fn stored(
                 return End::Left;
             }
         }
-        if out.flush().await.is_err() {
+        if out.flush(stream).await.is_err() {
             return End::Left;
         }
     }
@@ -234,10 +238,13 @@ impl Passer {
         self.send(stream, whole.freeze()).await
     }
 
-    async fn flush(&mut self) -> Result<(), Left> {
-        for stream in Stream::ALL {
-            let rest = self.partial[stream.index()].split();
-            self.send(stream, rest.freeze()).await?;
+    /// Ends a stream. Where several write, its unfinished last line is ended too: what follows is another's.
+    async fn flush(&mut self, stream: Stream) -> Result<(), Left> {
+        let rest = self.partial[stream.index()].split();
+        self.send(stream, rest.freeze()).await?;
+        if self.whole_lines && self.passed.close(stream) {
+            let chunk = Chunk { stream, partition: self.partition, bytes: "\n".into() };
+            self.client.send(Ok(chunk)).await.map_err(|_| Left)?;
         }
         Ok(())
     }
@@ -266,7 +273,7 @@ mod tests {
         for piece in pieces {
             assert!(out.pass(Stream::Out, Bytes::copy_from_slice(piece.as_bytes())).await.is_ok());
         }
-        assert!(out.flush().await.is_ok());
+        assert!(out.flush(Stream::Out).await.is_ok());
         drop(out);
         let mut texts = Vec::new();
         while let Some(Ok(chunk)) = received.recv().await {
@@ -277,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_kept_whole_where_several_write() {
-        assert_eq!(passed_on(true, b"", &["a", "b\nc", "d"]).await, ["ab\n", "cd"]);
+        assert_eq!(passed_on(true, b"", &["a", "b\nc", "d"]).await, ["ab\n", "cd", "\n"]);
         assert_eq!(passed_on(false, b"", &["a", "b\nc"]).await, ["a", "b\nc"]);
     }
 
