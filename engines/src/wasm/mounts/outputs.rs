@@ -3,8 +3,9 @@
 //! A guest writes into `<output root>/<class>/<execution>/<n>`. WASI knows no quota, and Landlock refuses
 //! mounts that a runner was not started with, so no file system of limited size can be given to each
 //! execution. Instead sizes are measured while the guest runs, and it is stopped when they are beyond the
-//! limit: what it can write beyond is what the disk takes in one interval. At the end each directory is
-//! moved to where the task wants it, where the runner no longer reaches it.
+//! limit: what it can write beyond is what the disk takes between two measurements. Files that it removed and
+//! still holds open are in no directory; those its runner counts. At the end each directory is moved to where
+//! the task wants it, where the runner no longer reaches it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
