@@ -252,8 +252,8 @@ mod tests {
         }
         fs::write(top.join(".2"), b"goes").unwrap();
         std::os::unix::fs::symlink(&outside, top.join("a/link")).unwrap();
-        fs::set_permissions(top.join("a/b/c"), fs::Permissions::from_mode(0)).unwrap();
-        fs::set_permissions(top.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(top.join("a/b/c"), fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(top.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         remove_tree(&top).unwrap();
         assert!(!top.exists());
         assert!(outside.join("file").exists());

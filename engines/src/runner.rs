@@ -22,13 +22,20 @@ pub type Takeover = fn(Vec<OwnedFd>) -> Vec<u8>;
 /// Is a runner until the node no longer needs one. The first and only thing that a process started as one may do: it
 /// closes every descriptor but the standard three.
 pub fn main() -> ExitCode {
-    exit(run(None))
+    exit(run(None, None))
 }
 
 /// A runner that was taken over by a guest: for tests of the sandbox, which it is in like any other.
 #[doc(hidden)]
 pub fn main_taken_over(takeover: Takeover) -> ExitCode {
-    exit(run(Some(takeover)))
+    exit(run(Some(takeover), None))
+}
+
+/// The same for the child that compiles, which a module may have taken over. What `takeover` returns is why the
+/// module is refused.
+#[doc(hidden)]
+pub fn main_compiler_taken_over(takeover: Takeover) -> ExitCode {
+    exit(run(None, Some(takeover)))
 }
 
 fn exit(result: Result<(), String>) -> ExitCode {
@@ -42,7 +49,7 @@ fn exit(result: Result<(), String>) -> ExitCode {
     }
 }
 
-fn run(takeover: Option<Takeover>) -> Result<(), String> {
+fn run(takeover: Option<Takeover>, compiler: Option<Takeover>) -> Result<(), String> {
     sys::close_inherited();
     let end = take_stdin().map_err(|error| format!("no socket as standard input: {error}"))?;
     let mut buffer = socket::buffer();
@@ -65,7 +72,7 @@ fn run(takeover: Option<Takeover>) -> Result<(), String> {
         Some((Setup::Serve(setup), fds)) => {
             serve::prepare(&setup, fds, takeover).map_err(refuse).and_then(|runner| runner.serve(end))
         }
-        Some((Setup::Compile(setup), fds)) => compile_child::run(&end, &setup, fds),
+        Some((Setup::Compile(setup), fds)) => compile_child::run(&end, &setup, fds, compiler),
         None => Ok(()),
     }
 }

@@ -33,6 +33,7 @@ mod share;
 pub(crate) mod socket;
 pub(crate) mod sys;
 mod ticker;
+mod transfer;
 pub(crate) mod wire;
 
 pub use engine::{SetupError, WasmEngine};

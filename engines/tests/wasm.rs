@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("runner") => engines::runner::main(),
         Some("hostile-runner") => engines::runner::main_taken_over(probes::from_inside),
+        Some("hostile-compiler") => engines::runner::main_compiler_taken_over(probes::from_inside),
         Some("hostile-control") => probes::without_sandbox(),
         _ => run_tests(),
     }

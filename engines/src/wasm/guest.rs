@@ -20,6 +20,7 @@ use super::pipe::{Pipe, Waiting};
 use super::serve::{Module, Serving};
 use super::share::Share;
 use super::socket::Outbox;
+use super::transfer;
 use super::wire::{Finished, How, Start, shorten};
 
 /// How long between two looks at the files that a guest has removed and still holds open, at least.
@@ -30,7 +31,7 @@ const TABLE_ELEMENTS: usize = 1 << 20;
 
 /// What host functions and limits know of the guest that calls them.
 pub(crate) struct GuestState {
-    wasi: WasiP1Ctx,
+    pub(super) wasi: WasiP1Ctx,
     memory: Memory,
     turns: Turns,
 }
@@ -50,8 +51,8 @@ struct Turns {
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     p1::add_to_linker_async(&mut linker, |state: &mut GuestState| &mut state.wasi)?;
+    transfer::add_to_linker(linker.allow_shadowing(true))?;
     // wasmtime's own turns codes from 126 on into a trap; a guest's code is its own affair.
-    linker.allow_shadowing(true);
     linker.func_wrap(WASI, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
     Ok(linker)
 }
@@ -180,6 +181,7 @@ fn store(
     let writes = start.mounts.iter().any(|mount| mount.writable);
     let turns = Turns::new(start.cpu_milli, writes.then_some(start.output_bytes));
     let mut store = Store::new(&serving.shared.engine, GuestState { wasi, memory, turns });
+    store.set_hostcall_fuel(transfer::FUEL_OTHERWISE);
     store.limiter(|state| &mut state.memory);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|mut store| store.data_mut().next_turn());

@@ -236,3 +236,20 @@ pub fn hoard_files(count: u32) -> String {
     );
     command(&body, &names("f", "full\\n"))
 }
+
+/// Writes a file of 3 MiB below the first directory with as few calls as it can, and ends with how many there were.
+pub fn write_at_once() -> String {
+    let body = format!(
+        "{} (drop (memory.grow (i32.const 64)))
+         (i32.store (i32.const 0) (i32.const 1024))
+         (i32.store (i32.const 4) (i32.const 3145728))
+         (loop $l
+           (call $ok (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8)))
+           (i32.store (i32.const 4) (i32.sub (i32.load (i32.const 4)) (i32.load (i32.const 8))))
+           (local.set $n (i32.add (local.get $n) (i32.const 1)))
+           (br_if $l (i32.load (i32.const 4))))
+         (call $proc_exit (local.get $n))",
+        open(3, 512, 3, 1, WRITE)
+    );
+    command(&body, &names("big", ""))
+}

@@ -8,13 +8,14 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use engines::{Outcome, RunnerCommand, TrustClass};
+use engines::{Engine as _, Outcome, PrepareError, RunnerCommand, TrustClass};
 
 use crate::guests;
 use crate::support::*;
 
 crate::tests![
     a_runner_that_was_taken_over_reaches_nothing,
+    a_child_that_compiles_and_was_taken_over_reaches_nothing,
     the_sandbox_is_whole_where_the_node_is_root,
     the_engine_works_without_root,
 ];
@@ -49,12 +50,26 @@ fn read_report(text: &str) -> BTreeMap<String, String> {
 }
 
 /// Without the sandbox these succeed on every machine; the others depend on its settings.
-const SUCCEED_OTHERWISE: [&str; 9] =
-    ["passwd", "secret", "tcp", "udp", "abstract-socket", "kill", "kill-continue", "execute", "fork"];
+const SUCCEED_OTHERWISE: [&str; 15] = [
+    "passwd",
+    "secret",
+    "tcp",
+    "udp",
+    "abstract-socket",
+    "unix-socket",
+    "kill",
+    "kill-continue",
+    "execute",
+    "fork",
+    "shared-memory",
+    "memory-file",
+    "set-dumpable",
+    "outlive-node",
+    "raise-limits",
+];
 
-async fn a_runner_that_was_taken_over_reaches_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let targets = targets(dir.path());
+/// What the probes say without a sandbox.
+fn control(targets: &Targets) -> BTreeMap<String, String> {
     let control = Command::new(std::env::current_exe().unwrap())
         .arg("hostile-control")
         .args(&targets.arguments)
@@ -67,10 +82,43 @@ async fn a_runner_that_was_taken_over_reaches_nothing() {
     for name in SUCCEED_OTHERWISE {
         assert_eq!(control[name], "reached", "{name} without a sandbox");
     }
-    let args = ["hostile-runner".to_owned()].iter().chain(&targets.arguments).map(Into::into).collect();
-    let bench = Bench::with(|settings| {
+    control
+}
+
+fn taken_over(mode: &str, targets: &Targets) -> Bench {
+    let args = [mode.to_owned()].iter().chain(&targets.arguments).map(Into::into).collect();
+    Bench::with(|settings| {
         settings.runner = RunnerCommand { program: "/proc/self/exe".into(), args };
-    });
+    })
+}
+
+async fn a_child_that_compiles_and_was_taken_over_reaches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let targets = targets(dir.path());
+    let control = control(&targets);
+    let bench = taken_over("hostile-compiler", &targets);
+    for class in [TrustClass::Own, TrustClass::Anyone] {
+        let mut task = bench.task(&guests::hello());
+        task.class = class;
+        let refused = match bench.engine.prepare(&task).await {
+            Err(PrepareError::Job(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let inside = read_report(refused.strip_prefix("the module cannot run: ").unwrap());
+        assert!(control.keys().all(|name| inside.contains_key(name)), "{refused}");
+        for (name, result) in &inside {
+            // It hands over its code in such a file.
+            let allowed = name == "memory-file";
+            assert_eq!(result == "reached", allowed, "{class}: {name}={result}");
+        }
+    }
+}
+
+async fn a_runner_that_was_taken_over_reaches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let targets = targets(dir.path());
+    let control = control(&targets);
+    let bench = taken_over("hostile-runner", &targets);
     let own_user = bench.engine.sandbox().await.unwrap().own_uid.is_some();
     // Compiling works as always: the probes come in place of the guest.
     for class in [TrustClass::Own, TrustClass::Anyone] {

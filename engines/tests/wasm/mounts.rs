@@ -18,6 +18,7 @@ crate::tests![
     inputs_cannot_be_written,
     inputs_are_shared_between_executions,
     results_are_plain_files_when_the_guest_has_ended,
+    what_is_written_at_once_arrives_whole_in_pieces,
     files_can_be_moved_between_directories,
     links_do_not_lead_out,
     a_guest_that_writes_too_much_is_stopped,
@@ -93,6 +94,14 @@ async fn results_are_plain_files_when_the_guest_has_ended() {
         rustix::process::geteuid().as_raw(),
         "results belong to the node"
     );
+}
+
+async fn what_is_written_at_once_arrives_whole_in_pieces() {
+    let bench = Bench::new();
+    let mut task = bench.task(&guests::write_at_once());
+    task.outputs = vec![output(&bench, "out")];
+    assert_eq!(bench.run(&task).await.outcome, Outcome::Exited(3));
+    assert_eq!(fs::metadata(task.outputs[0].path.join("big")).unwrap().len(), 3 << 20);
 }
 
 async fn files_can_be_moved_between_directories() {

@@ -74,6 +74,11 @@ fn probes(arguments: &[String]) -> Vec<Line> {
     add("execute", reached_if(libc::EFAULT, call(libc::SYS_execve, &[at(&program), 8, 0])));
     add("execute-memory", execute_memory());
     add("fork", fork());
+    // Memory that no limit of a process counts.
+    let (writable, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    add("shared-memory", call(libc::SYS_mmap, &[0, 4096, writable.into(), shared.into(), -1, 0]));
+    let name = c("file");
+    add("memory-file", call(libc::SYS_memfd_create, &[at(&name), 0]));
     let mut parameters = [0_u64; 32];
     add("io-uring", call(libc::SYS_io_uring_setup, &[1, parameters.as_mut_ptr() as c_long]));
     add("userfaultfd", call(libc::SYS_userfaultfd, &[libc::O_CLOEXEC.into()]));

@@ -233,3 +233,21 @@ fn limits(order: &Start, wall: Duration) -> Limits {
 pub(super) fn mount(path: std::path::PathBuf, target: &str) -> InputMount {
     InputMount { path, target: target.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_dear_for_a_stranger_is_tried_once() {
+        let limit = || PrepareError::Limit("compiling the module took too long".into());
+        for class in [TrustClass::Anyone, TrustClass::Member] {
+            assert_eq!(prepare_fault(limit(), class).class, FaultClass::Job, "{class}");
+        }
+        for class in [TrustClass::Own, TrustClass::Trusted] {
+            assert_eq!(prepare_fault(limit(), class).class, FaultClass::Node, "{class}");
+        }
+        let node = PrepareError::Node("no child".into());
+        assert_eq!(prepare_fault(node, TrustClass::Anyone).class, FaultClass::Node);
+    }
+}

@@ -3,8 +3,9 @@
 //! A guest writes into `<output root>/<class>/<execution>/<n>`. WASI knows no quota, and Landlock refuses
 //! mounts that a runner was not started with, so no file system of limited size can be given to each
 //! execution. Instead sizes are measured while the guest runs, and it is stopped when they are beyond the
-//! limit: what it can write beyond is what the disk takes in one interval. At the end each directory is
-//! moved to where the task wants it, where the runner no longer reaches it.
+//! limit: what it can write beyond is what the disk takes between two measurements. Files that it removed and
+//! still holds open are in no directory; those its runner counts. At the end each directory is moved to where
+//! the task wants it, where the runner no longer reaches it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -116,6 +117,14 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Why an execution is to stop that may leave `output_bytes` and has written this, with `free` bytes left on the
+    /// disk.
+    fn stop(&self, output_bytes: u64, free: u64) -> Option<StopReason> {
+        let full = self.bytes > SPARED_BYTES && free < FREE_BYTES;
+        let excess = self.excess(output_bytes).map(StopReason::OutputLimit);
+        excess.or(full.then_some(StopReason::DiskFull))
+    }
+
     /// What it is too much of for an execution that may leave `output_bytes`.
     pub fn excess(&self, output_bytes: u64) -> Option<Excess> {
         if self.too_deep {
@@ -177,12 +186,7 @@ pub(crate) struct Gauge {
 impl Gauge {
     /// Why the guest is to stop, if it is: for what it has written so far, or for want of room. Blocks.
     pub fn look(&self, output_bytes: u64) -> io::Result<Option<StopReason>> {
-        let tally = self.measure()?;
-        if let Some(excess) = tally.excess(output_bytes) {
-            return Ok(Some(StopReason::OutputLimit(excess)));
-        }
-        let full = tally.bytes > SPARED_BYTES && disk_bytes(&self.path)? < FREE_BYTES;
-        Ok(full.then_some(StopReason::DiskFull))
+        Ok(self.measure()?.stop(output_bytes, disk_bytes(&self.path)?))
     }
 
     fn measure(&self) -> io::Result<Tally> {
@@ -347,5 +351,15 @@ mod tests {
         assert_eq!(tally.excess(1 << 30), Some(Excess::Depth));
         let results = dir.path().join("results/r");
         assert_eq!(fs::read_dir(results).unwrap().count(), 0, "what was not looked at is not handed over");
+    }
+
+    #[test]
+    fn who_holds_some_of_a_disk_that_is_nearly_full_is_stopped() {
+        let holding = |bytes| Tally { bytes, ..Tally::default() };
+        assert_eq!(holding(SPARED_BYTES + 1).stop(u64::MAX, FREE_BYTES - 1), Some(StopReason::DiskFull));
+        assert_eq!(holding(SPARED_BYTES + 1).stop(u64::MAX, FREE_BYTES), None);
+        assert_eq!(holding(SPARED_BYTES).stop(u64::MAX, 0), None, "it would free next to nothing");
+        let excess = Some(StopReason::OutputLimit(Excess::Bytes));
+        assert_eq!(holding(2 << 20).stop(1 << 20, 0), excess, "its own fault comes first");
     }
 }
