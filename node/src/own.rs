@@ -176,15 +176,21 @@ async fn hold_all(content: &Content, owner: &Handle<Owner>, holds: Vec<Hold>) {
 async fn hold_one(content: &Content, owner: &Handle<Owner>, hold: Hold) {
     let (job, version, from) = (hold.job, hold.version, hold.from);
     let given: HashSet<Cid> = hold.blocks.iter().map(|block| block.cid).collect();
-    let (here, away): (Vec<HoldItem>, Vec<HoldItem>) =
+    let (here, mut away): (Vec<HoldItem>, Vec<HoldItem>) =
         hold.items.into_iter().partition(|item| given.contains(&item.result.cid));
     if !here.is_empty() {
         let roots: Vec<Cid> = here.iter().map(|item| item.result.cid).collect();
         let blocks = hold.blocks.iter().map(stored_block).collect();
         let held_all = content.hold_blocks(job, blocks, &roots).await.map_err(|error| error.to_string());
+        // Of these only a part travelled along: they are whole once the rest was fetched.
+        let incomplete = held_all.clone().unwrap_or_default();
+        let (partly, here): (Vec<_>, Vec<_>) =
+            here.into_iter().partition(|item| incomplete.contains(&item.result.cid));
+        away.extend(partly);
         if roots.len() <= PROVIDED {
             roots.iter().for_each(|root| content.provide(*root));
         }
+        let held_all = held_all.map(drop);
         let results = here.into_iter().map(|item| held(&item, held_all.clone())).collect();
         report(owner, job, version, results).await;
     }
@@ -220,7 +226,8 @@ async fn report(owner: &Handle<Owner>, job: JobId, version: u32, results: Vec<He
 async fn fetch(content: &Content, job: JobId, item: &HoldItem, from: PeerId) -> Result<(), FetchFault> {
     let mut attempt = 1;
     loop {
-        match content.hold(job, item.result.cid, &[from]).await {
+        let most = content.result_limit(item.result.size, None);
+        match content.hold(job, item.result.cid, &[from], most).await {
             Ok(()) => return Ok(()),
             Err(error) if attempt >= HOLD_ATTEMPTS => return Err(error),
             Err(error) => debug!(%job, cid = %item.result.cid, %error, "result not here yet"),

@@ -107,14 +107,28 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
     };
     let nonce = if version == 1 { nonce } else { first_nonce(app, id).await? };
     let roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
+    // What an earlier version keeps is not this one's to release.
+    let fresh = app.content.not_pinned(id, &[&roots[..], &[spec.spec_cid()]].concat());
     if !roots.is_empty() {
         app.content
             .pin(id, &roots)
             .await
             .map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
     }
-    let job = new_job(app, &spec, id, version, nonce).await?;
-    hand_over(app, job, &spec).await?;
+    let job = match new_job(app, &spec, id, version, nonce).await {
+        Ok(job) => job,
+        Err(error) => {
+            app.content.unpin(id, &fresh).await;
+            return Err(error);
+        }
+    };
+    if let Err(refusal) = hand_over(app, job, &spec).await? {
+        // A version that exists may be the same submission, made twice at once: its content stays.
+        if !matches!(refusal, Refusal::VersionExists(_)) {
+            app.content.unpin(id, &fresh).await;
+        }
+        return Err(refused(&refusal));
+    }
     app.tracker.spawn(publish_owner(App::clone(app), id));
     Ok(Accepted { job: id, version, warnings })
 }
@@ -130,7 +144,8 @@ async fn publish_owner(app: App, id: JobId) {
     }
 }
 
-async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiError> {
+/// Asks the machine to take a job; the error is for an answer that is not known.
+async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<Result<(), Refusal>, ApiError> {
     let now = clock::now().wall;
     let summary = JobSummary::submitted(&job, now);
     app.index.add(Line { summary, labels: spec.labels.clone() });
@@ -144,10 +159,10 @@ async fn hand_over(app: &App, job: NewJob, spec: &JobSpec) -> Result<(), ApiErro
             ApiError::unavailable("the job could not be made durable yet: the disk does not answer")
         })?
         .map_err(|_| stopping())?;
-    answer.map(drop).map_err(|refusal| {
+    if answer.is_err() {
         app.index.remove(id, version);
-        refused(&refusal)
-    })
+    }
+    Ok(answer.map(drop))
 }
 
 fn refused(refusal: &Refusal) -> ApiError {
