@@ -226,8 +226,11 @@ impl Content {
     /// Which of these are not kept for a job yet.
     pub fn not_pinned(&self, job: JobId, roots: &[Cid]) -> Vec<Cid> {
         let name = job.to_string();
-        let is_pinned = |root: &Cid| self.store.blocking().is_pinned_as(&Pin::new(*root, &name));
-        roots.iter().filter(|root| !is_pinned(root).unwrap_or(true)).copied().collect()
+        let is_pinned = |root: &Cid| {
+            let pin = Pin::new(*root, &name);
+            self.store.blocking().is_pinned_as(&pin).unwrap_or(true)
+        };
+        roots.iter().filter(|root| !is_pinned(root)).copied().collect()
     }
 
     /// Takes back that content is kept for a job. What fails is logged, and stays until the job is forgotten.
