@@ -1,10 +1,12 @@
 //! Folders that travel as tar: into the content store and out of it. An archive is somebody else's
 //! data: only files, folders and symlinks are taken, and nothing leaves the folder it is unpacked into.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use tar::{Archive, EntryType};
@@ -24,6 +26,13 @@ pub struct Bounds {
 const INLINE: Bounds = Bounds { bytes: 64 << 20, entries: 10_000 };
 /// Folders in folders.
 const DEPTH: usize = 128;
+/// Bytes of one entry beside its file's: headers, and names and attributes too long for one, which are read into
+/// memory. A path has at most 4 KiB and an attribute 64 KiB.
+const ENTRY_BYTES: u64 = 256 << 10;
+/// The same of all entries together, beyond a header and the padding for each.
+const NAMES_BYTES: u64 = 64 << 20;
+/// A header and the padding behind a file, for a name of its own and for the file.
+const HEADER_BYTES: u64 = 4 * 512;
 
 /// Why an archive is refused.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +50,12 @@ pub enum ArchiveError {
     /// An entry that is no file, folder or symlink.
     #[error("the archive's entry {0:?} is neither a file, a folder nor a symlink")]
     Kind(PathBuf),
+    /// Two entries of one name.
+    #[error("the archive has {0:?} twice")]
+    Twice(PathBuf),
+    /// A name that no system holds.
+    #[error("the archive's entry {0:?} has a name or a target that cannot be used")]
+    Name(PathBuf),
     /// Larger than it may be.
     #[error("the archive unpacks to more than {0}")]
     TooLarge(String),
@@ -49,33 +64,68 @@ pub enum ArchiveError {
     Content(#[from] FetchFault),
 }
 
-/// Adds what is in a tar.gz.
+/// Adds what is in a tar.gz that came with a job. It is kept for the job alone, once that is accepted.
 pub async fn add_gzip(content: &Content, bytes: Vec<u8>) -> Result<Added, ArchiveError> {
     let open = move || flate2::read::GzDecoder::new(std::io::Cursor::new(bytes));
-    add_with(content, INLINE, &AddOptions::default(), open).await
+    let dir = unpacked(content, INLINE, open).await?;
+    Ok(content.add_path(dir.path()).await?)
 }
 
-/// Adds the folder whose entries a tar has. `open` is called on a thread that may block.
+/// Adds the folder whose entries a tar has, for a user. `open` is called on a thread that may block.
 pub async fn add_with<R: Read>(
     content: &Content,
     bounds: Bounds,
     options: &AddOptions,
     open: impl FnOnce() -> R + Send + 'static,
 ) -> Result<Added, ArchiveError> {
+    let dir = unpacked(content, bounds, open).await?;
+    Ok(content.add(dir.path(), options).await?)
+}
+
+async fn unpacked<R: Read>(
+    content: &Content,
+    bounds: Bounds,
+    open: impl FnOnce() -> R + Send + 'static,
+) -> Result<tempfile::TempDir, ArchiveError> {
     let dir = content.scratch().map_err(ArchiveError::Write)?;
     let target = dir.path().to_owned();
     tokio::task::spawn_blocking(move || unpack(open(), &target, bounds))
         .await
         .map_err(|error| ArchiveError::Read(std::io::Error::other(error)))??;
-    Ok(content.add(dir.path(), options).await?)
+    Ok(dir)
+}
+
+/// A reader that stops where it is told: what the archive says of an entry's length counts for nothing.
+struct Rationed<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Rationed<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(into.len());
+        if most == 0 && !into.is_empty() {
+            return Err(std::io::Error::other("an entry has more beside its file than any needs"));
+        }
+        let read = self.inner.read(&mut into[..most])?;
+        self.left.set(self.left.get() - read as u64);
+        Ok(read)
+    }
 }
 
 /// Unpacks into an empty folder of ours.
 fn unpack(archive: impl Read, target: &Path, bounds: Bounds) -> Result<(), ArchiveError> {
-    let mut archive = Archive::new(archive);
-    let (mut bytes, mut count) = (0u64, 0u64);
+    let left = Rc::new(Cell::new(ENTRY_BYTES));
+    let mut archive = Archive::new(Rationed { inner: archive, left: Rc::clone(&left) });
+    let (mut bytes, mut count, mut names) = (0u64, 0u64, NAMES_BYTES);
     for entry in archive.entries().map_err(ArchiveError::Read)? {
         let mut entry = entry.map_err(ArchiveError::Read)?;
+        names =
+            names.saturating_sub((ENTRY_BYTES - left.get().min(ENTRY_BYTES)).saturating_sub(HEADER_BYTES));
+        if names == 0 {
+            return Err(ArchiveError::TooLarge(format!("{NAMES_BYTES} bytes of names")));
+        }
+        left.set(ENTRY_BYTES);
         count += 1;
         if count > bounds.entries {
             return Err(ArchiveError::TooLarge(format!("{} entries", bounds.entries)));
@@ -92,19 +142,34 @@ fn unpack(archive: impl Read, target: &Path, bounds: Bounds) -> Result<(), Archi
                 if bytes > bounds.bytes {
                     return Err(ArchiveError::TooLarge(format!("{} bytes", bounds.bytes)));
                 }
-                write_file(&mut entry, &path)?;
+                left.set(ENTRY_BYTES.saturating_add(entry.size()));
+                write_file(&mut entry, &path, &name)?;
             }
             EntryType::Symlink => {
                 make_dirs(target, relative.parent().unwrap_or(Path::new("")))?;
                 let points_to = entry.link_name().map_err(ArchiveError::Read)?;
                 let points_to = points_to.ok_or_else(|| ArchiveError::Kind(name.clone()))?;
-                std::os::unix::fs::symlink(points_to, &path).map_err(ArchiveError::Write)?;
+                std::os::unix::fs::symlink(points_to, &path).map_err(unmade(&name))?;
             }
             EntryType::XGlobalHeader => {}
             _ => return Err(ArchiveError::Kind(name)),
         }
     }
     Ok(())
+}
+
+/// Why an entry was not made: by its own fault, or the disk's.
+fn unmade(name: &Path) -> impl FnOnce(std::io::Error) -> ArchiveError {
+    use std::io::ErrorKind;
+    let name = name.to_owned();
+    move |error| match error.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::IsADirectory => ArchiveError::Twice(name),
+        // An empty target, a null byte, a component above 255 bytes.
+        ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::InvalidFilename => {
+            ArchiveError::Name(name)
+        }
+        _ => ArchiveError::Write(error),
+    }
 }
 
 /// The entry's path below the target; `None` for the target itself.
@@ -136,19 +201,15 @@ fn make_dirs(target: &Path, relative: &Path) -> Result<(), ArchiveError> {
                     return Err(ArchiveError::Outside(relative.to_owned()));
                 }
             }
-            Err(error) => return Err(ArchiveError::Write(error)),
+            Err(error) => return Err(unmade(relative)(error)),
         }
     }
     Ok(())
 }
 
-fn write_file(from: &mut impl Read, path: &Path) -> Result<(), ArchiveError> {
-    let mut file: File = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(ArchiveError::Write)?;
+fn write_file(from: &mut impl Read, path: &Path, name: &Path) -> Result<(), ArchiveError> {
+    let mut file: File =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unmade(name))?;
     std::io::copy(from, &mut file).map_err(ArchiveError::Read)?;
     file.flush().map_err(ArchiveError::Write)
 }
@@ -262,6 +323,42 @@ mod tests {
             let (_dir, done) = unpacked(entries);
             assert!(done.is_err(), "{entries:?}");
         }
+    }
+
+    #[test]
+    fn an_entry_that_comes_twice_is_the_archives_fault() {
+        for kind in [EntryType::Regular, EntryType::Symlink] {
+            let done = unpacked(&[("a", EntryType::Regular, "one"), ("a", kind, "two")]).1;
+            assert!(matches!(done, Err(ArchiveError::Twice(_))), "{done:?}");
+        }
+        let done = unpacked(&[("a/b", EntryType::Regular, ""), ("a", EntryType::Regular, "")]).1;
+        assert!(matches!(done, Err(ArchiveError::Twice(_))), "{done:?}");
+        let done = unpacked(&[("link", EntryType::Symlink, "")]).1;
+        assert!(matches!(done, Err(ArchiveError::Name(_) | ArchiveError::Kind(_))), "{done:?}");
+    }
+
+    #[test]
+    fn names_and_attributes_take_no_more_memory_than_a_name_needs() {
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(1 << 30);
+            header.set_cksum();
+            let taken = Rc::new(Cell::new(u64::MAX));
+            let endless = Rationed { inner: std::io::repeat(b'a'), left: Rc::clone(&taken) };
+            let dir = tempfile::tempdir().unwrap();
+            let done = unpack(header.as_bytes()[..].chain(endless), dir.path(), BOUNDS);
+            assert!(matches!(done, Err(ArchiveError::Read(_))), "{done:?}");
+            assert!(u64::MAX - taken.get() <= ENTRY_BYTES);
+        }
+        let long = "a/".repeat(100) + "name";
+        let dir = tempfile::tempdir().unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        archive.append_data(&mut header, &long, &b"hello"[..]).unwrap();
+        unpack(&archive.into_inner().unwrap()[..], dir.path(), BOUNDS).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(long)).unwrap(), b"hello");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod types;
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use futures::{Stream, StreamExt};
 use job::spec::ContentPath;
 use job::{ExecutionKey, JobId, PeerId};
 use p2p::Host;
-use storage::block::Block;
-use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Peer};
+use storage::block::{Block, BlockError};
+use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Fetched, Peer};
+use storage::fetch::FetchLimits;
 use storage::read::{self, ReadError};
 use storage::store::{Pin, Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile};
@@ -30,6 +32,10 @@ pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Kind, Listed, St
 const PROVIDES: usize = 1024;
 /// How long a result that is being copied here is waited for before peers are asked.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
+/// Bytes of a result's blocks beside its files', at the least that is allowed: a million small files need about that.
+const RESULT_NODES: u64 = 256 << 20;
+/// What an input's names and small files may take on disk beyond its bytes.
+const NAMES_ON_DISK: u64 = 256 << 20;
 /// The name under which what users add is kept.
 const USER: &str = "";
 
@@ -39,6 +45,8 @@ pub struct Content {
     store: Store,
     exchange: Exchange,
     me: PeerId,
+    /// Bytes that the store may hold.
+    room: u64,
     root: Arc<Path>,
     scratch: Arc<Path>,
     provides: mpsc::Sender<Cid>,
@@ -72,6 +80,7 @@ impl Content {
             store,
             exchange,
             me,
+            room: config.settings.storage_bytes,
             root: root.into(),
             scratch: scratch.into(),
             provides,
@@ -87,6 +96,11 @@ impl Content {
     /// Below it lies everything that a checkout names.
     pub fn input_root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes of content that this node keeps at most.
+    pub fn room(&self) -> u64 {
+        self.room
     }
 
     /// A fresh directory that goes away with its handle, on the store's disk.
@@ -185,12 +199,22 @@ impl Content {
     // --- keeping ---
 
     /// Stores blocks and pins roots among them for a job, in one go; durable at return.
-    pub async fn hold_blocks(&self, job: JobId, blocks: Vec<Block>, roots: &[Cid]) -> Result<(), FetchFault> {
-        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+    ///
+    /// Answers with those roots that are not pinned, since the blocks are not all of what is below them: bring the
+    /// rest with [`Content::hold`].
+    pub async fn hold_blocks(
+        &self,
+        job: JobId,
+        blocks: Vec<Block>,
+        roots: &[Cid],
+    ) -> Result<Vec<Cid>, FetchFault> {
+        let incomplete = incomplete(&blocks, roots);
+        let whole = roots.iter().filter(|root| !incomplete.contains(root));
+        let pins = whole.map(|root| Pin::new(*root, job.to_string())).collect();
         self.store.put_pinned(blocks, pins).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
         self.held.send_modify(|count| *count += 1);
-        Ok(())
+        Ok(incomplete)
     }
 
     /// Keeps content that is here for a job.
@@ -199,9 +223,46 @@ impl Content {
         self.store.pin(pins).await.map_err(|error| here(&error))
     }
 
-    /// Brings content here and keeps it for a job; durable at return.
-    pub async fn hold(&self, job: JobId, root: Cid, from: &[PeerId]) -> Result<(), FetchFault> {
-        let request = FetchRequest::new(root).hints(self.hints(from));
+    /// Which of these are not kept for a job yet.
+    pub fn not_pinned(&self, job: JobId, roots: &[Cid]) -> Vec<Cid> {
+        let name = job.to_string();
+        let is_pinned = |root: &Cid| {
+            let pin = Pin::new(*root, &name);
+            self.store.blocking().is_pinned_as(&pin).unwrap_or(true)
+        };
+        roots.iter().filter(|root| !is_pinned(root)).copied().collect()
+    }
+
+    /// Takes back that content is kept for a job. What fails is logged, and stays until the job is forgotten.
+    pub async fn unpin(&self, job: JobId, roots: &[Cid]) {
+        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+        if let Err(error) = self.store.unpin(pins).await {
+            debug!(%job, %error, "content of a job could not be released");
+        }
+    }
+
+    /// Releases everything that is kept for a job: its inputs, its spec, the results of all its attempts.
+    pub async fn unpin_job(&self, job: JobId) -> Result<(), FetchFault> {
+        self.store.unpin_all(&job.to_string()).await.map(drop).map_err(|error| here(&error))
+    }
+
+    /// How many bytes of blocks a result may have whose worker says that its files have `claimed`, when its job may
+    /// leave `disk` bytes (`None` where that is not known). Never more than half of what this node keeps.
+    pub fn result_limit(&self, claimed: u64, disk: Option<u64>) -> u64 {
+        let files = claimed.min(disk.unwrap_or(u64::MAX));
+        files.saturating_add(files / 8).saturating_add(RESULT_NODES).min(self.room / 2)
+    }
+
+    /// Brings content of at most so many bytes here and keeps it for a job; durable at return.
+    pub async fn hold(
+        &self,
+        job: JobId,
+        root: Cid,
+        from: &[PeerId],
+        max_bytes: u64,
+    ) -> Result<(), FetchFault> {
+        let limits = FetchLimits::bytes(max_bytes);
+        let request = FetchRequest::new(root).hints(self.hints(from)).limits(limits);
         self.exchange.fetch(request).await.map_err(fault)?;
         self.pin(job, &[root]).await?;
         self.held.send_modify(|count| *count += 1);
@@ -211,7 +272,7 @@ impl Content {
 
     /// Stores one block for a job.
     pub async fn put_pinned(&self, cid: Cid, data: Bytes, job: JobId) -> Result<(), FetchFault> {
-        self.hold_blocks(job, vec![Block { cid, data }], &[cid]).await
+        self.hold_blocks(job, vec![Block { cid, data }], &[cid]).await.map(drop)
     }
 
     /// An execution's result need not stay on its worker.
@@ -224,7 +285,7 @@ impl Content {
 
     // --- reading ---
 
-    /// Brings content here, if it is not, as a path to mount.
+    /// Brings content of at most `max_bytes` here, if it is not, as a path to mount.
     ///
     /// Dropping the future gives up the fetch; what came stays.
     pub async fn checkout(
@@ -232,10 +293,13 @@ impl Content {
         what: &ContentPath,
         hints: &[PeerId],
         give_up_after: Duration,
+        max_bytes: u64,
     ) -> Result<Checkout, FetchFault> {
-        let cid = self.fetch(what, hints, give_up_after).await?;
-        let held = self.store.checkout(&cid).await.map_err(|error| here(&error))?;
-        Ok(Checkout { cid, path: held.path().to_owned(), _checkout: held })
+        let fetched = self.fetch(what, hints, give_up_after, max_bytes).await?;
+        let (cid, bytes) = (fetched.root, fetched.progress.bytes);
+        let on_disk = max_bytes.saturating_add(NAMES_ON_DISK);
+        let held = self.store.checkout_within(&cid, on_disk).await.map_err(|error| unusable(&error))?;
+        Ok(Checkout { cid, path: held.path().to_owned(), bytes, _checkout: held })
     }
 
     /// Brings content here, if it is not; answers with what the path led to.
@@ -244,12 +308,15 @@ impl Content {
         what: &ContentPath,
         hints: &[PeerId],
         give_up_after: Duration,
-    ) -> Result<Cid, FetchFault> {
+        max_bytes: u64,
+    ) -> Result<Fetched, FetchFault> {
+        let most = FetchLimits::default();
         let request = FetchRequest::new(what.cid)
             .path(&what.path)
             .hints(self.hints(hints))
+            .limits(FetchLimits { max_bytes: max_bytes.min(most.max_bytes), ..most })
             .give_up_after(give_up_after);
-        Ok(self.exchange.fetch(request).await.map_err(fault)?.root)
+        self.exchange.fetch(request).await.map_err(fault)
     }
 
     /// One block, from here or from peers.
@@ -272,7 +339,7 @@ impl Content {
         what: &ContentPath,
         within: Duration,
     ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>, FetchFault> {
-        let cid = self.fetch(what, &[], within).await?;
+        let cid = self.fetch(what, &[], within, u64::MAX).await?.root;
         let guard = self.store.guard(&cid).await.map_err(|error| here(&error))?;
         let bytes = read::cat(&self.store, cid, .., read::Limits::default());
         Ok(bytes.map(move |piece| {
@@ -450,6 +517,47 @@ async fn provide_all(host: Host, mut queue: mpsc::Receiver<Cid>) {
     }
 }
 
+/// Those roots of which not everything is among these blocks. Results are a few blocks each, and come by the
+/// thousand: nothing is looked up for them.
+fn incomplete(blocks: &[Block], roots: &[Cid]) -> Vec<Cid> {
+    let given: HashMap<&[u8], &Bytes> =
+        blocks.iter().map(|block| (block.cid.hash().digest(), &block.data)).collect();
+    let mut whole = HashSet::new();
+    let mut is_whole = |root: &Cid| {
+        let (mut seen, mut open) = (HashSet::new(), vec![*root]);
+        while let Some(cid) = open.pop() {
+            if storage::block::inline(&cid).is_some() || whole.contains(&cid) || !seen.insert(cid) {
+                continue;
+            }
+            let Some(data) = given.get(cid.hash().digest()) else { return false };
+            if cid.codec() == storage::block::DAG_PB {
+                let Ok(node) = unixfs::Node::decode(data) else { return false };
+                open.extend(node.links.iter().map(|link| link.cid));
+            }
+        }
+        whole.extend(seen);
+        true
+    };
+    roots.iter().filter(|root| !is_whole(root)).copied().collect()
+}
+
+/// Why content that is here cannot be mounted: its own fault, or the store's.
+fn unusable(error: &StoreError) -> FetchFault {
+    let text = crate::api::error::chain(error);
+    match error {
+        StoreError::Read(ReadError::Limit { .. }) => FetchFault::TooLarge(text),
+        StoreError::Read(ReadError::Block(error)) if !is_bad_name(error) => FetchFault::Here(text),
+        StoreError::Read(_) => FetchFault::Malformed(text),
+        StoreError::Block(error) if is_bad_name(error) => FetchFault::Malformed(text),
+        _ => FetchFault::Here(text),
+    }
+}
+
+/// Whether no node could check a block of this name.
+fn is_bad_name(error: &BlockError) -> bool {
+    matches!(error, BlockError::UnsupportedHash(..) | BlockError::DigestLength(..))
+}
+
 fn here(error: &StoreError) -> FetchFault {
     FetchFault::Here(crate::api::error::chain(error))
 }
@@ -470,9 +578,29 @@ fn fault(error: ExchangeError) -> FetchFault {
             FetchFault::NotFound(text)
         }
         ExchangeError::Content { source, .. } => match source.as_ref() {
-            FetchError::Limit { .. } | FetchError::Malformed { .. } => FetchFault::Malformed(text),
+            FetchError::Limit { .. } => FetchFault::TooLarge(text),
+            FetchError::Malformed { .. } => FetchFault::Malformed(text),
+            FetchError::Block(error) if is_bad_name(error) => FetchFault::Malformed(text),
             _ => FetchFault::Here(text),
         },
         _ => FetchFault::Here(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_of_which_a_block_is_missing_is_found() {
+        let (one, first) = small_tree(&[("exitCode", b"0"), ("stdout", b"one")]).unwrap();
+        let (two, second) = small_tree(&[("exitCode", b"0"), ("stdout", b"two")]).unwrap();
+        let all = [first, second].concat();
+        assert_eq!(incomplete(&all, &[one.cid, two.cid]), []);
+        let stdout = storage::block::cid_of(storage::block::RAW, b"two");
+        let without: Vec<Block> = all.iter().filter(|block| block.cid != stdout).cloned().collect();
+        assert_eq!(incomplete(&without, &[one.cid, two.cid]), [two.cid]);
+        let roots: Vec<Block> = all.into_iter().filter(|block| block.cid == two.cid).collect();
+        assert_eq!(incomplete(&roots, &[two.cid, two.cid]), [two.cid, two.cid]);
     }
 }

@@ -184,7 +184,8 @@ async fn hold_all(content: &Content, index: &Index, owner: &Handle<Owner>, holds
     }
     let fetches = away.into_iter().map(|(job, version, from, item)| async move {
         let hints = [from];
-        let result = patiently(index, job, || content.hold(job, item.result.cid, &hints)).await;
+        let most = content.result_limit(item.result.size, None);
+        let result = patiently(index, job, || content.hold(job, item.result.cid, &hints, most)).await;
         (job, version, held(&item, result.map_err(|error| error.to_string())))
     });
     let mut fetched = futures::stream::iter(fetches).buffer_unordered(HOLDS_AT_ONCE);
@@ -197,7 +198,7 @@ async fn hold_all(content: &Content, index: &Index, owner: &Handle<Owner>, holds
 async fn hold_given(content: &Content, index: &Index, owner: &Handle<Owner>, hold: Hold) -> Vec<HoldItem> {
     let (job, version) = (hold.job, hold.version);
     let given: HashSet<Cid> = hold.blocks.iter().map(|block| block.cid).collect();
-    let (here, away): (Vec<HoldItem>, Vec<HoldItem>) =
+    let (here, mut away): (Vec<HoldItem>, Vec<HoldItem>) =
         hold.items.into_iter().partition(|item| given.contains(&item.result.cid));
     if here.is_empty() {
         return away;
@@ -205,10 +206,15 @@ async fn hold_given(content: &Content, index: &Index, owner: &Handle<Owner>, hol
     let roots: Vec<Cid> = here.iter().map(|item| item.result.cid).collect();
     let blocks: Vec<storage::Block> = hold.blocks.iter().map(stored_block).collect();
     let stored = patiently(index, job, || content.hold_blocks(job, blocks.clone(), &roots)).await;
-    let stored = stored.map_err(|error| error.to_string());
+    // Of these only a part travelled along: they are whole once the rest was fetched.
+    let incomplete = stored.as_deref().unwrap_or_default();
+    let (partly, here): (Vec<HoldItem>, Vec<HoldItem>) =
+        here.into_iter().partition(|item| incomplete.contains(&item.result.cid));
+    away.extend(partly);
     if roots.len() <= PROVIDED {
         roots.iter().for_each(|root| content.provide(*root));
     }
+    let stored = stored.map(drop).map_err(|error| error.to_string());
     let results = here.into_iter().map(|item| held(&item, stored.clone())).collect();
     report(owner, job, version, results).await;
     away
@@ -232,7 +238,7 @@ where
         let may_pass = match error {
             FetchFault::Here(_) => true,
             FetchFault::NotFound(_) => began.elapsed() < HOLD_PATIENCE,
-            FetchFault::Malformed(_) => false,
+            FetchFault::Malformed(_) | FetchFault::TooLarge(_) => false,
         };
         if if is_wanted { !may_pass } else { tries >= HOLD_ATTEMPTS } {
             return Err(error);

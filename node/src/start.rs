@@ -36,6 +36,8 @@ use crate::{api, identity, listen, locate, network, nodes, peers, read, remote};
 const USUAL_PORT: u16 = 4190;
 /// How long a stop waits for executions and connections before it leaves them behind.
 const STOP_WITHIN: Duration = Duration::from_secs(6);
+/// Open files that a node may come to need: some hundred for each DAG that is fetched, and one for every connection.
+const OPEN_FILES: u64 = 64 * 1024;
 /// Executions at once at the most, when the operator does not say.
 const SLOTS: u32 = 256;
 
@@ -140,6 +142,7 @@ impl Node {
     ///
     /// Dropping the future leaves nothing running but what the process's end cleans up.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        raise_file_limit();
         make_dir(&config.data_dir)?;
         let lock = Lock::take(&config.data_dir)
             .map_err(|source| StartError::Locked { dir: config.data_dir.clone(), source })?;
@@ -187,6 +190,18 @@ impl Node {
         if let Err(error) = std::fs::remove_file(api_socket(&self.app.config.data_dir)) {
             debug!(%error, "the API socket was not removed");
         }
+    }
+}
+
+/// Lets the process open more files than the 1024 that many systems start it with.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // `None` says that there is none.
+    let Some(current) = limit.current.filter(|current| *current < OPEN_FILES) else { return };
+    let more = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES)).max(current);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(more), ..limit }) {
+        debug!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -113,15 +113,23 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
         Naming::New { id, version, nonce } => (id, version, nonce),
     };
     let roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
+    // What an earlier version keeps is not this one's to release.
+    let fresh = app.content.not_pinned(id, &[&roots[..], &[spec.spec_cid()]].concat());
     if !roots.is_empty() {
         app.content
             .pin(id, &roots)
             .await
             .map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
     }
-    let job = new_job(app, &spec, id, version, nonce).await?;
+    let job = match new_job(app, &spec, id, version, nonce).await {
+        Ok(job) => job,
+        Err(error) => {
+            app.content.unpin(id, &fresh).await;
+            return Err(error);
+        }
+    };
     let summary = JobSummary::submitted(&job, clock::now().wall);
-    hand_over(app, job, Line { summary, labels: spec.labels }, claim).await?;
+    hand_over(app, job, Line { summary, labels: spec.labels }, fresh, claim).await?;
     Ok(Accepted { job: id, version, warnings })
 }
 
@@ -138,12 +146,18 @@ async fn publish_owner(app: App, id: JobId) {
 
 /// Hands a job to the machine and waits until it is durable, or refused. A client that goes away meanwhile
 /// changes nothing: its name stays claimed and the lists become right all the same.
-async fn hand_over(app: &App, job: NewJob, line: Line, claim: Claim) -> Result<(), ApiError> {
+async fn hand_over(
+    app: &App,
+    job: NewJob,
+    line: Line,
+    fresh: Vec<Cid>,
+    claim: Claim,
+) -> Result<(), ApiError> {
     let (sender, answered) = oneshot::channel();
     let own = App::clone(app);
     app.tracker.spawn(async move {
         let id = job.id;
-        let answer = propose(&own, job, line).await;
+        let answer = propose(&own, job, line, &fresh).await;
         drop(claim);
         let accepted = answer.is_ok();
         if sender.send(answer).is_err() {
@@ -161,7 +175,8 @@ async fn hand_over(app: &App, job: NewJob, line: Line, claim: Claim) -> Result<(
         .map_err(|_| stopping())?
 }
 
-async fn propose(app: &App, job: NewJob, line: Line) -> Result<(), ApiError> {
+/// `fresh`: what is kept for this version alone; a refusal lets go of it.
+async fn propose(app: &App, job: NewJob, line: Line, fresh: &[Cid]) -> Result<(), ApiError> {
     let (id, version) = (job.id, job.version);
     // Listed first: the machine tells of its changes from the moment that it has it.
     app.index.propose(line);
@@ -178,6 +193,10 @@ async fn propose(app: &App, job: NewJob, line: Line) -> Result<(), ApiError> {
         }
         Some(Err(refusal)) => {
             app.index.refused(id, version);
+            // A version that exists may be the same submission, made twice at once: its content stays.
+            if !matches!(refusal, Refusal::VersionExists(_)) {
+                app.content.unpin(id, fresh).await;
+            }
             Err(refused(&refusal))
         }
         // Whether it is durable shows after the next start.

@@ -17,6 +17,9 @@ pub enum FetchFault {
     /// It is not what it should be: no node can use it.
     #[error("{0}")]
     Malformed(String),
+    /// It is more than is allowed here.
+    #[error("{0}")]
+    TooLarge(String),
     /// This node cannot keep it.
     #[error("{0}")]
     Here(String),
@@ -175,5 +178,7 @@ pub struct Checkout {
     pub cid: Cid,
     /// Where it is.
     pub path: PathBuf,
+    /// Bytes of all its blocks.
+    pub bytes: u64,
     pub(super) _checkout: storage::store::Checkout,
 }

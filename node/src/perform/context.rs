@@ -1,26 +1,52 @@
 //! What the partitions of one job share on one worker: the spec, the inputs on disk, the prepared module.
 //! The first execution makes it, the others wait for it or find it there.
 
-use std::collections::BTreeMap;
+mod kept;
+
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use engines::{InputMount, Limits, ModuleSource, Prepared, Support, Task, TaskKind};
+use futures::{StreamExt, TryStreamExt};
 use gossip::message::FaultClass;
-use gossip::worker::Start;
+use gossip::worker::{Start, Submitter};
 use job::spec::{ContentPath, Engine as EngineSpec, JobSpec, Source};
 use job::{Cid, JobId, PeerId};
-use tokio::sync::OnceCell;
 
 use super::execution::{Fault, mount, prepare_fault, trust};
 use super::{Bench, hints};
 use crate::content::{Checkout, FetchFault};
+use kept::{Held, Kept};
 
-/// Jobs whose context is kept. One context holds paths and a prepared module, a few KiB and a file handle.
+/// Jobs whose context is kept while none of their executions runs. One context holds paths and a prepared module, a
+/// few KiB and a file handle.
 const KEPT: usize = 64;
+/// How long it is kept after the last execution: the next partitions of a job come within a moment, and longer no
+/// input should be kept from making room for others.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+/// Inputs of one job that are brought at once: each may be as large as what is left of the job's room.
+const INPUTS_AT_ONCE: usize = 4;
+/// What all inputs of a job of somebody who is not trusted may take when it does not ask for more, as a part of the store.
+const STRANGERS_SHARE: u64 = 4;
+
+/// A job's shared part, in use by one execution.
+pub struct Context {
+    held: Held<Key, Parts>,
+}
+
+impl Deref for Context {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.held
+    }
+}
 
 /// The shared part of a job's executions.
-pub struct Context {
+pub struct Parts {
     /// The job.
     pub spec: Arc<JobSpec>,
     /// Engine, module, arguments.
@@ -35,19 +61,17 @@ pub struct Context {
     _checkouts: Vec<Checkout>,
 }
 
-type Cell = Arc<OnceCell<Arc<Context>>>;
 type Key = (JobId, u32, engines::TrustClass);
 
-/// The contexts of the jobs that run, the most recently used ones.
-#[derive(Default)]
+/// The contexts of the jobs that run, or did so just now.
 pub struct Contexts {
-    cells: Mutex<Cells>,
+    kept: Kept<Key, Parts>,
 }
 
-#[derive(Default)]
-struct Cells {
-    by_job: BTreeMap<Key, (u64, Cell)>,
-    clock: u64,
+impl Default for Contexts {
+    fn default() -> Self {
+        Contexts { kept: Kept::new(KEPT, KEPT_FOR) }
+    }
 }
 
 impl Contexts {
@@ -55,25 +79,13 @@ impl Contexts {
     ///
     /// A failure is not kept: the next execution tries again. Dropping the future leaves the making to the next one that waits.
     pub async fn get(&self, bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
-        let cell = self.cell((order.execution.job, order.execution.version, trust(order.submitter)));
-        cell.get_or_try_init(|| make(bench, order)).await.cloned()
-    }
-
-    fn cell(&self, key: Key) -> Cell {
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        cells.clock += 1;
-        let now = cells.clock;
-        if !cells.by_job.contains_key(&key) && cells.by_job.len() >= KEPT {
-            let oldest = cells.by_job.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            oldest.map(|key| cells.by_job.remove(&key));
-        }
-        let entry = cells.by_job.entry(key).or_default();
-        entry.0 = now;
-        Arc::clone(&entry.1)
+        let key = (order.execution.job, order.execution.version, trust(order.submitter));
+        let held = self.kept.get(key, || make(bench, order)).await?;
+        Ok(Arc::new(Context { held }))
     }
 }
 
-async fn make(bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
+async fn make(bench: &Bench, order: &Start) -> Result<Parts, Fault> {
     let hints = hints(order.owner, &order.hints);
     let spec = Arc::new(read_spec(bench, order, &hints).await?);
     if !spec.task.resources.fits(&order.resources) {
@@ -83,7 +95,7 @@ async fn make(bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
         return Err(Fault::new(FaultClass::Node, format!("no engine {} here", spec.task.engine.kind())));
     };
     let wanted = wanted(&spec)?;
-    let checkouts = fetch_all(bench, &wanted, &hints).await?;
+    let checkouts = fetch_all(bench, order, &wanted, &hints).await?;
     let module = wanted
         .iter()
         .position(|input| input.target == wasm.module)
@@ -101,7 +113,7 @@ async fn make(bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
         .collect::<Vec<_>>();
     let prepared = prepare(bench, order, &kind, &mounts).await?;
     let inputs = checkouts.iter().map(|checkout| checkout.cid).collect();
-    Ok(Arc::new(Context { spec, kind, mounts, prepared, inputs, _checkouts: checkouts }))
+    Ok(Parts { spec, kind, mounts, prepared, inputs, _checkouts: checkouts })
 }
 
 async fn read_spec(bench: &Bench, order: &Start, hints: &[PeerId]) -> Result<JobSpec, Fault> {
@@ -111,7 +123,7 @@ async fn read_spec(bench: &Bench, order: &Start, hints: &[PeerId]) -> Result<Job
             .content
             .fetch_block(order.spec.cid, hints, bench.input_timeout)
             .await
-            .map_err(|error| input_fault("the spec", &order.spec.cid, &error))?,
+            .map_err(|error| input_fault("the spec", &order.spec.cid, FaultClass::Job, &error))?,
     };
     JobSpec::from_canonical(&bytes)
         .map_err(|error| Fault::new(FaultClass::Job, format!("the spec {}: {error}", order.spec.cid)))
@@ -137,24 +149,53 @@ fn wanted(spec: &JobSpec) -> Result<Vec<Wanted>, Fault> {
     Ok(wanted)
 }
 
-async fn fetch_all(bench: &Bench, wanted: &[Wanted], hints: &[PeerId]) -> Result<Vec<Checkout>, Fault> {
-    let fetches = wanted.iter().map(|input| async move {
-        bench
-            .content
-            .checkout(&input.content, hints, bench.input_timeout)
-            .await
-            .map_err(|error| input_fault(&input.target, &input.content.cid, &error))
-    });
-    futures::future::try_join_all(fetches).await
+async fn fetch_all(
+    bench: &Bench,
+    order: &Start,
+    wanted: &[Wanted],
+    hints: &[PeerId],
+) -> Result<Vec<Checkout>, Fault> {
+    let (room, whose) = input_room(order, bench.content.room());
+    let left = &AtomicU64::new(room);
+    let fetches: Vec<_> = wanted
+        .iter()
+        .map(|input| async move {
+            let fault = |error: FetchFault| input_fault(&input.target, &input.content.cid, whose, &error);
+            let most = left.load(Ordering::Acquire);
+            let fetched = bench.content.checkout(&input.content, hints, bench.input_timeout, most).await;
+            let checkout = fetched.map_err(fault)?;
+            let less = |left: u64| left.checked_sub(checkout.bytes);
+            if left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
+                return Ok(checkout);
+            }
+            let all = format!("with {} bytes of this one, all inputs have more than {room}", checkout.bytes);
+            Err(fault(FetchFault::TooLarge(all)))
+        })
+        .collect();
+    futures::stream::iter(fetches).buffered(INPUTS_AT_ONCE).try_collect().await
 }
 
-fn input_fault(what: &str, cid: &Cid, error: &FetchFault) -> Fault {
-    let class = match error {
-        FetchFault::NotFound(_) => FaultClass::Input,
-        FetchFault::Malformed(_) => FaultClass::Job,
-        FetchFault::Here(_) => FaultClass::Node,
+/// How many bytes all inputs of a job may have, and whose fault it is when they have more: this node's, since another
+/// one may have more room, but where the job says that it takes more disk than that.
+fn input_room(order: &Start, store: u64) -> (u64, FaultClass) {
+    let share = match order.submitter {
+        Submitter::Own | Submitter::Trusted => store,
+        Submitter::Member | Submitter::Anyone => store / STRANGERS_SHARE,
     };
-    Fault::new(class, format!("input {cid} ({what}): {error}"))
+    if order.resources.disk > share {
+        return (order.resources.disk, FaultClass::Job);
+    }
+    (share, FaultClass::Node)
+}
+
+fn input_fault(what: &str, cid: &Cid, too_large: FaultClass, error: &FetchFault) -> Fault {
+    let (class, hint) = match error {
+        FetchFault::NotFound(_) => (FaultClass::Input, ""),
+        FetchFault::Malformed(_) => (FaultClass::Job, ""),
+        FetchFault::TooLarge(_) => (too_large, " (a job that says so in Resources.Disk may have more)"),
+        FetchFault::Here(_) => (FaultClass::Node, ""),
+    };
+    Fault::new(class, format!("input {cid} ({what}): {error}{hint}"))
 }
 
 async fn prepare(

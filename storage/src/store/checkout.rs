@@ -229,8 +229,8 @@ pub(super) fn remove_unused(shared: &Shared, but_marked: bool) -> Result<(), Sto
     let root = root(shared);
     let unused: Vec<(PathBuf, u64)> = {
         let mut known = lock(&shared.checkouts.known);
-        let is_unused = |cid: &Cid| !shared.live.is_guarded(cid) && !(but_marked && is_marked(shared, cid));
-        let gone: Vec<Cid> = known.ready.keys().filter(|cid| is_unused(cid)).copied().collect();
+        let is_used = |cid: &Cid| shared.live.is_guarded(cid) || but_marked && is_marked(shared, cid);
+        let gone: Vec<Cid> = known.ready.keys().filter(|cid| !is_used(cid)).copied().collect();
         let gone = gone.iter().filter_map(|cid| known.ready.remove(cid));
         // Whoever asks for one now makes it anew, beside the one that is being removed.
         gone.map(|ready| {

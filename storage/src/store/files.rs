@@ -330,3 +330,22 @@ fn cut(path: &Path, length: u64) -> Result<(), StoreError> {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_appended_leaves_no_gap_but_where_others_came_behind_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let files = Files::open(dir.path().join("data"), &[]).expect("opens");
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("a disk without room");
+        let file = Mutex::new(Some(Arc::new(full)));
+        let (path, end) = (files.path(7), AtomicU64::new(100));
+        let segment = Arc::new(DataFile { id: 7, path, file, end, is_segment: true, is_new: true.into() });
+        *lock(&files.segment) = Some(Arc::clone(&segment));
+        let failed = files.append(&[1; 50]).expect_err("has no room");
+        assert!(failed.is_undone && failed.error.is_full(), "{failed:?}");
+        assert_eq!(segment.segment_row(), Some(Container::Segment { length: 100 }));
+    }
+}

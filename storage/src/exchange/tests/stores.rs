@@ -133,6 +133,23 @@ async fn only_what_a_path_leads_to_is_kept() {
     assert!(matches!(error, ExchangeError::Path { .. }), "{error}");
 }
 
+#[tokio::test]
+async fn fetches_of_the_same_keep_limits_of_their_own() {
+    let swarm = Swarm::new();
+    let (from, to) = (Home::new(), Home::new());
+    let root = from.add(Profile::V1_2025, |path| std::fs::write(path, noise(3_000_000)).unwrap()).await;
+    let _server = swarm.start_with(1, Arc::new(from.store.clone()));
+    let client = swarm.start_with(2, Arc::new(to.store.clone()));
+    let request = FetchRequest::new(root).hints([swarm.peer(1)]);
+    let small = || client.fetch(request.clone().limits(FetchLimits::bytes(1_000_000)));
+    let (refused, fetched, joined) = tokio::join!(small(), client.fetch(request.clone()), small());
+    assert_eq!(fetched.unwrap().root, root);
+    for refused in [refused, joined, small().await] {
+        let Err(ExchangeError::Content { source, .. }) = refused else { panic!("{refused:?}") };
+        assert!(source.to_string().contains("where 1000000 are allowed"), "{source}");
+    }
+}
+
 #[test]
 fn after_a_restart_stored_leaves_are_not_fetched_again() {
     const MEBIBYTES: u64 = 100;
