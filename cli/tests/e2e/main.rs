@@ -9,6 +9,7 @@ mod alone;
 mod anywhere;
 mod content;
 mod following;
+mod full_disk;
 mod guests;
 mod hello;
 mod jobs;
