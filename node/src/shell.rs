@@ -6,6 +6,7 @@
 //! When the transaction fails nothing is performed: what the machine had begun is ended, the database
 //! reopened, the machine restored from what it last made durable, and told again what no record holds.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,19 +131,24 @@ impl<M: Machine> Handle<M> {
 pub struct Queue<M: Machine> {
     work: mpsc::Receiver<Work<M>>,
     own: mpsc::UnboundedReceiver<M::Input>,
+    /// Taken out of `work` while the machine could only be asked, oldest first; at most [`WAITING`].
+    held: VecDeque<M::Input>,
 }
 
 /// A handle and the queue behind it.
 pub fn channel<M: Machine>() -> (Handle<M>, Queue<M>) {
     let (work, works) = mpsc::channel(WAITING);
     let (own, owns) = mpsc::unbounded_channel();
-    (Handle { work, own }, Queue { work: works, own: owns })
+    (Handle { work, own }, Queue { work: works, own: owns, held: VecDeque::new() })
 }
 
 impl<M: Machine> Queue<M> {
     /// Waits for work and takes what is there, up to [`AT_ONCE`] of each lane; 0 once nobody can send any more.
     /// Dropping the future loses nothing.
     async fn take(&mut self, into: &mut Vec<Work<M>>) -> usize {
+        if !self.held.is_empty() {
+            return self.take_waiting(into, AT_ONCE);
+        }
         let first = tokio::select! {
             biased;
             Some(input) = self.own.recv() => Some(Work::Input(input)),
@@ -157,8 +163,30 @@ impl<M: Machine> Queue<M> {
     fn take_waiting(&mut self, into: &mut Vec<Work<M>>, most: usize) -> usize {
         let before = into.len();
         into.extend(std::iter::from_fn(|| self.own.try_recv().ok()).take(most).map(Work::Input));
-        into.extend(std::iter::from_fn(|| self.work.try_recv().ok()).take(most));
+        let held = self.held.len().min(most);
+        into.extend(self.held.drain(..held).map(Work::Input));
+        if self.held.is_empty() {
+            into.extend(std::iter::from_fn(|| self.work.try_recv().ok()).take(most - held));
+        }
         into.len() - before
+    }
+
+    /// Answers questions for so long, from a machine that may not be given inputs; these wait.
+    async fn answer(&mut self, machine: Option<M>, pause: Duration) {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        let Some(machine) = machine else { return over.await };
+        loop {
+            let work = tokio::select! {
+                biased;
+                () = &mut over => return,
+                Some(work) = self.work.recv(), if self.held.len() < WAITING => work,
+            };
+            match work {
+                Work::Question(question) => question(&machine),
+                Work::Input(input) => self.held.push_back(input),
+            }
+        }
     }
 }
 
@@ -191,6 +219,14 @@ pub struct Shell<M: Machine, P> {
     pub restore: Restore<M>,
     /// Who performs its effects.
     pub perform: P,
+}
+
+/// What became of an attempt to bring a machine back.
+enum Revival<M: Machine> {
+    /// It is back.
+    Back(M),
+    /// The database cannot be written; with the machine when it can at least be read.
+    NotYet(Failed<M>, Option<M>),
 }
 
 /// A transaction that failed, and the effects that are not performed because of it.
@@ -281,7 +317,7 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
     /// The machine from its records after a transaction failed; `None` when the node stops first.
     ///
     /// A database that cannot be used (a full disk, a disk that is gone) is tried again until it can; what
-    /// waits meanwhile waits in its bounded queue.
+    /// waits meanwhile waits in its bounded queue, and questions are answered as soon as it can be read.
     async fn recover(
         &mut self,
         mut failed: Failed<M>,
@@ -294,35 +330,40 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
                 () = cancel.cancelled() => return Ok(None),
                 () = self.perform.failed(failed.effects) => {}
             }
-            let error = match self.revive().await {
-                Ok(Ok(machine)) => {
+            let (again, machine) = match self.revive().await? {
+                Revival::Back(machine) => {
                     info!(machine = M::NAME, "the record can be written again");
                     self.perform.revived(&machine);
                     return Ok(Some(machine));
                 }
-                Ok(Err(again)) => {
-                    failed = again;
-                    chain(&failed.error)
-                }
-                Err(RestoreError::Records(error)) => {
-                    failed = Failed { error, effects: Vec::new() };
-                    chain(&failed.error)
-                }
-                Err(other) => return Err(other),
+                Revival::NotYet(again, machine) => (again, machine),
             };
-            warn!(machine = M::NAME, error, "the record cannot be used yet; trying again");
+            failed = again;
+            warn!(machine = M::NAME, error = %chain(&failed.error), "the record cannot be used yet; trying again");
             tokio::select! {
                 () = cancel.cancelled() => return Ok(None),
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(REOPEN_MOST),
+                () = self.queue.answer(machine, pause) => pause = (pause * 2).min(REOPEN_MOST),
             }
         }
     }
 
     /// Reopens the database, without which no read can be relied on, and restores the machine.
-    async fn revive(&mut self) -> Result<Result<M, Failed<M>>, RestoreError> {
-        self.records.reopen().await?;
-        let (machine, effects) = (self.restore)(&self.records, clock::now())?;
-        Ok(self.finish(effects).await.map(|()| machine))
+    async fn revive(&mut self) -> Result<Revival<M>, RestoreError> {
+        let restored = match self.records.reopen().await {
+            Ok(()) => (self.restore)(&self.records, clock::now()),
+            Err(error) => Err(error.into()),
+        };
+        let (machine, effects) = match restored {
+            Ok(restored) => restored,
+            Err(RestoreError::Records(error)) => {
+                return Ok(Revival::NotYet(Failed { error, effects: Vec::new() }, None));
+            }
+            Err(other) => return Err(other),
+        };
+        Ok(match self.finish(effects).await {
+            Ok(()) => Revival::Back(machine),
+            Err(failed) => Revival::NotYet(failed, Some(machine)),
+        })
     }
 }
 
@@ -334,7 +375,7 @@ fn chain(error: &RecordsError) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use storage::records::MAX_VALUE_BYTES;
 
@@ -417,6 +458,7 @@ mod tests {
     }
 
     struct Running {
+        full: Arc<AtomicBool>,
         handle: Handle<Count>,
         seen: Witness,
         restored: Arc<AtomicUsize>,
@@ -430,19 +472,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::open(dir.path()).unwrap();
         let (restored, seen) = (Arc::new(AtomicUsize::new(0)), Witness::default());
-        let counted = Arc::clone(&restored);
+        let (counted, full) = (Arc::clone(&restored), Arc::new(AtomicBool::new(false)));
+        let is_full = Arc::clone(&full);
         let restore: Restore<Count> = Arc::new(move |records, _| {
             if unreadable.contains(&counted.fetch_add(1, Ordering::Relaxed)) {
                 return Err(RecordsError::Closed.into());
             }
             let stored = records.get(Table::OWNER, b"count")?;
             let count = stored.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap()));
-            Ok((Count(count), Vec::new()))
+            let writes = if is_full.load(Ordering::Relaxed) { UNWRITABLE } else { count };
+            Ok((Count(count), vec![Effect::Persist(writes)]))
         });
         let (handle, queue) = channel();
         let cancel = CancellationToken::new();
         let shell = Shell { queue, records, restore, perform: seen.clone() }.run(cancel.clone());
-        Running { handle, seen, restored, cancel, shell: tokio::spawn(shell), _dir: dir }
+        Running { full, handle, seen, restored, cancel, shell: tokio::spawn(shell), _dir: dir }
     }
 
     impl Running {
@@ -471,6 +515,25 @@ mod tests {
         let expected =
             [said(1), failed, nothing.clone(), nothing.clone(), nothing, Seen::Revived(1), said(2)];
         assert_eq!(*running.seen.0.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_record_cannot_be_written_still_answers_and_loses_no_input() {
+        let running = running(0..0);
+        running.handle.input(1).await.unwrap();
+        assert_eq!(running.count().await, 1);
+        running.full.store(true, Ordering::Relaxed);
+        running.handle.input(UNWRITABLE).await.unwrap();
+        while running.restored.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+        running.handle.input(2).await.unwrap();
+        running.handle.input(4).await.unwrap();
+        assert_eq!(running.count().await, 1, "what is durable");
+        running.full.store(false, Ordering::Relaxed);
+        while running.count().await != 7 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
