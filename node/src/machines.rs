@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gossip::crypto::Ed25519;
 use gossip::owner::{self, Owner};
-use gossip::record::{Record, RecordKey};
+use gossip::record::{Kind, Record, RecordKey};
 use gossip::worker::{self, Local, Worker};
 use job::Time;
 use storage::records::{Batch, Records, Table};
@@ -77,6 +77,19 @@ fn records(records: &Records, table: Table) -> Result<Vec<Record>, RestoreError>
     Ok(found)
 }
 
+/// What the owner machine needs: the records of job versions that are not settled. The others are only
+/// looked up, since there is no end to how many there are.
+fn unsettled(records: &Records) -> Result<Vec<Record>, RestoreError> {
+    let mut found = Vec::new();
+    for version in read::versions_kept(records) {
+        let version = version?;
+        if !version.has(records, Kind::Settled)? {
+            found.append(&mut version.all(records)?);
+        }
+    }
+    Ok(found)
+}
+
 fn seed() -> Result<[u8; 32], RestoreError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| RestoreError::Randomness(error.to_string()))?;
@@ -89,7 +102,7 @@ pub fn owner(who: &Who, settings: owner::Settings) -> Restore<Owner> {
     Arc::new(move |database, now| {
         let identity = owner::Identity { me, swarm: swarm.clone(), crypto: crypto.clone(), seed: seed()? };
         let mut out = Vec::new();
-        let stored = records(database, Table::OWNER)?;
+        let stored = unsettled(database)?;
         let owner = Owner::restore(settings.clone(), identity, stored, now, &mut out)
             .map_err(|error| RestoreError::Damaged("owner", error.to_string()))?;
         Ok((owner, out))

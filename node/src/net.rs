@@ -10,10 +10,11 @@ use gossip::owner::{self, Owner};
 use gossip::topic::Class;
 use gossip::worker::{self, Verdict, Worker};
 use job::PeerId;
-use p2p::{Event, Events, GossipId, Host};
+use p2p::{DialError, Event, Events, GossipId, Host, OpenError};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::peers;
 use crate::shell::Handle;
@@ -53,12 +54,19 @@ pub struct Net {
     owner: Handle<Owner>,
     worker: Handle<Worker>,
     shared: Arc<Mutex<Shared>>,
+    /// A machine is to be told again who is there.
+    retell: Arc<Notify>,
     tracker: TaskTracker,
 }
 
 #[derive(Default)]
 struct Shared {
     watched: BTreeMap<PeerId, BTreeSet<Role>>,
+    /// Connected peers and what they take, as the machines have been told. Only [`Net::pump`] changes it, so
+    /// that it is never ahead of or behind what is in their queues.
+    present: BTreeMap<PeerId, BTreeSet<Class>>,
+    /// Machines that came back from their records, which do not say who is connected.
+    revived: BTreeSet<Role>,
     verdicts: VecDeque<(u64, GossipId)>,
     next_verdict: u64,
 }
@@ -72,11 +80,11 @@ impl Net {
         worker: Handle<Worker>,
         tracker: TaskTracker,
     ) -> Self {
-        Net { me, host, owner, worker, shared: Arc::default(), tracker }
+        Net { me, host, owner, worker, shared: Arc::default(), retell: Arc::default(), tracker }
     }
 
-    /// Sends a message, or hands it to the other machine when it is for this node. What cannot be sent is
-    /// lost, as on any network: the machines live with that.
+    /// Sends a message, or hands it to the other machine when it is for this node. What cannot be sent to a
+    /// peer is lost, as on any network, and the machines live with that; between the two nothing is lost.
     pub fn send(&self, to: PeerId, message: Direct) {
         if to == self.me {
             return self.deliver(to, message);
@@ -88,14 +96,13 @@ impl Net {
     }
 
     fn deliver(&self, from: PeerId, message: Direct) {
-        let name = message.name();
         let taken = if message.is_for_owner() {
-            self.owner.try_input(owner::Input::Message { from, message })
+            self.owner.own_input(owner::Input::Message { from, message })
         } else {
-            self.worker.try_input(worker::Input::Message { from, message })
+            self.worker.own_input(worker::Input::Message { from, message })
         };
-        if !taken {
-            warn!(%from, message = name, "dropped: the machine is not keeping up");
+        if taken.is_err() {
+            debug!("the other machine has stopped");
         }
     }
 
@@ -150,6 +157,27 @@ impl Net {
         self.host.watch(peers::to_network(peer), wanted);
     }
 
+    /// A machine is gone and comes back from its records: nothing is watched for it until it asks again.
+    pub fn forget(&self, role: Role) {
+        let mut unwatched = Vec::new();
+        self.lock().watched.retain(|peer, roles| {
+            if roles.remove(&role) && roles.is_empty() {
+                unwatched.push(*peer);
+            }
+            !roles.is_empty()
+        });
+        for peer in unwatched {
+            self.host.watch(peers::to_network(peer), false);
+        }
+    }
+
+    /// A machine came back from its records: it is told who is connected and what they take, in order with
+    /// what happens meanwhile.
+    pub fn retell(&self, role: Role) {
+        self.lock().revived.insert(role);
+        self.retell.notify_one();
+    }
+
     /// Connects to a peer whose addresses are known, in the background.
     pub fn dial(&self, peer: PeerId, addresses: &[String]) {
         let network = peers::to_network(peer);
@@ -162,8 +190,10 @@ impl Net {
         let net = self.clone();
         self.tracker.spawn(async move {
             // Opening a stream connects, by the addresses just given and those known before.
-            if let Err(error) = net.host.open_stream(network, crate::remote::PROTOCOL).await {
-                debug!(%peer, %error, "not reached");
+            let Err(error) = net.host.open_stream(network, crate::remote::PROTOCOL).await else { return };
+            debug!(%peer, %error, "not reached");
+            // Anything else may be this node's own trouble: then all workers would get backups at once.
+            if matches!(error, OpenError::Dial(DialError::Refused(_))) {
                 net.feed_owner(owner::Input::Unreachable(peer)).await;
             }
         });
@@ -184,6 +214,7 @@ impl Net {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
+                () = self.retell.notified() => self.retell_due(joined).await,
                 taken = events.next_many(&mut batch, AT_ONCE) => if taken == 0 { return },
             }
             for event in batch.drain(..) {
@@ -191,7 +222,60 @@ impl Net {
                     joined = true;
                     self.feed_worker(worker::Input::Joined).await;
                 }
+                self.note(&event);
                 self.one(event, &also).await;
+            }
+        }
+    }
+
+    /// Keeps what a machine must be told again after it came back from its records.
+    fn note(&self, event: &Event) {
+        let (Event::Connected { peer }
+        | Event::Disconnected { peer }
+        | Event::Subscribed { peer, .. }
+        | Event::Unsubscribed { peer, .. }) = event
+        else {
+            return;
+        };
+        let Some(peer) = peers::from_network(peer) else { return };
+        let present = &mut self.lock().present;
+        match event {
+            Event::Connected { .. } => drop(present.entry(peer).or_default()),
+            Event::Disconnected { .. } => drop(present.remove(&peer)),
+            Event::Subscribed { topic, .. } => {
+                if let (Some(takes), Some(class)) = (present.get_mut(&peer), class(topic)) {
+                    takes.insert(class);
+                }
+            }
+            Event::Unsubscribed { topic, .. } => {
+                if let (Some(takes), Some(class)) = (present.get_mut(&peer), class(topic)) {
+                    takes.remove(&class);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn retell_due(&self, joined: bool) {
+        let (revived, present) = {
+            let mut shared = self.lock();
+            (std::mem::take(&mut shared.revived), shared.present.clone())
+        };
+        if revived.contains(&Role::Owner) {
+            for (peer, takes) in &present {
+                self.feed_owner(owner::Input::Connected(*peer)).await;
+                for class in takes {
+                    self.feed_owner(owner::Input::Subscribed { peer: *peer, class: *class }).await;
+                }
+            }
+            self.feed_owner(owner::Input::Swarm { size: self.host.network_size() }).await;
+        }
+        if revived.contains(&Role::Worker) {
+            for peer in present.keys() {
+                self.feed_worker(worker::Input::Connected(*peer)).await;
+            }
+            if joined {
+                self.feed_worker(worker::Input::Joined).await;
             }
         }
     }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::content::{Content, FetchFault};
-use crate::index::Index;
+use crate::index::{Index, Line};
 use crate::net::{Net, Role};
 use crate::shell::{Handle, Perform};
 
@@ -95,6 +95,14 @@ impl Desk {
         }
     }
 
+    /// The answer to a request is not given: whether it was done is not known yet. Who waits finds the
+    /// sender gone.
+    fn unanswered(&self, token: u64) {
+        let mut desk = self.lock();
+        desk.submits.remove(&token);
+        desk.stops.remove(&token);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, DeskInner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,6 +145,31 @@ impl Perform<Owner> for OwnerEffects {
         if !holds.is_empty() {
             self.hold(holds);
         }
+    }
+
+    async fn failed(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Effect::Submitted { token, .. }
+            | Effect::Refused { token, .. }
+            | Effect::StopAnswered { token, .. } = effect
+            {
+                self.desk.unanswered(token);
+            }
+        }
+        self.net.forget(Role::Owner);
+    }
+
+    /// A job whose transaction failed may be on disk all the same: then it runs, and is to be seen.
+    fn revived(&mut self, machine: &Owner) {
+        for summary in machine.jobs() {
+            let known = self.index.get(summary.id).map(|line| line.summary.version);
+            if known.is_none_or(|version| version < summary.version) {
+                let view = machine.view(summary.id, Some(summary.version));
+                let spec = view.and_then(|view| crate::view::spec(&view).ok());
+                self.index.add(Line { summary, labels: spec.map(|spec| spec.labels).unwrap_or_default() });
+            }
+        }
+        self.net.retell(Role::Owner);
     }
 }
 

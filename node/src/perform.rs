@@ -8,6 +8,7 @@ pub mod result;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gossip::worker::{Effect, Start, Worker};
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::content::Content;
-use crate::net::Net;
+use crate::net::{Net, Role};
 use crate::shell::{Handle, Perform};
 use context::Contexts;
 use logs::Live;
@@ -59,8 +60,19 @@ pub struct WorkerEffects {
     pub stops: HashMap<ExecutionKey, Arc<Stop>>,
     /// Counts executions, so that a stop of the node can wait for them.
     pub tracker: TaskTracker,
+    /// What belongs to the machine as it is; another one comes from records.
+    pub life: Life,
     /// The node stops.
     pub cancel: CancellationToken,
+}
+
+/// The executions of one life of the machine, from a restoration to the next.
+#[derive(Debug, Default)]
+pub struct Life {
+    /// Those of which something may still run.
+    running: TaskTracker,
+    /// Set when the machine is gone: what ends from then on is nobody's.
+    over: Arc<AtomicBool>,
 }
 
 /// Tells one execution to end.
@@ -104,6 +116,22 @@ impl Perform<Worker> for WorkerEffects {
             self.stops.retain(|_, stop| Arc::strong_count(stop) > 1);
         }
     }
+
+    /// A machine that comes back from its records takes for lost whatever ran: so nothing may run on.
+    async fn failed(&mut self, _effects: Vec<Effect>) {
+        let life = std::mem::take(&mut self.life);
+        life.over.store(true, Ordering::Relaxed);
+        for (_, stop) in self.stops.drain() {
+            stop.ask("the node could not write its record".to_owned());
+        }
+        life.running.close();
+        life.running.wait().await;
+        self.net.forget(Role::Worker);
+    }
+
+    fn revived(&mut self, _machine: &Worker) {
+        self.net.retell(Role::Worker);
+    }
 }
 
 impl WorkerEffects {
@@ -118,7 +146,7 @@ impl WorkerEffects {
                 None => debug!(id = %execution.id(), "told to end what does not run"),
             },
             Effect::Release { execution, result } => self.release(execution, result),
-            Effect::Watch { peer, live } => self.net.watch(peer, live, crate::net::Role::Worker),
+            Effect::Watch { peer, live } => self.net.watch(peer, live, Role::Worker),
             Effect::Dial { peer, addresses } => self.net.dial(peer, &addresses),
             Effect::Penalise { peer, why } => self.net.penalise(peer, why),
         }
@@ -128,9 +156,17 @@ impl WorkerEffects {
         let stop = Arc::new(Stop::default());
         self.stops.insert(order.execution, Arc::clone(&stop));
         let (bench, cancel) = (Arc::clone(&self.bench), self.cancel.clone());
+        let (running, over) = (self.life.running.token(), Arc::clone(&self.life.over));
         self.tracker.spawn(async move {
             let key = order.execution;
             let end = execution::run(&bench, order, &stop, &cancel).await;
+            drop(running);
+            if over.load(Ordering::Relaxed) {
+                if let Some(result) = end.result {
+                    bench.content.unpin_execution(key, result.cid).await;
+                }
+                return;
+            }
             if bench
                 .worker
                 .input(gossip::worker::Input::Ended { execution: key, end: Box::new(end) })

@@ -1,7 +1,9 @@
 //! Reading jobs: from the machine while they are in its memory, from records after.
 
+use std::ops::Bound;
+
 use gossip::owner::{ExecutionView, HistoryEvent, JobSummary, JobView};
-use gossip::record::{Record, RecordKey};
+use gossip::record::{Kind, Record, RecordKey};
 use job::{JobId, JobSpec};
 use storage::records::{Records, RecordsError, Table};
 
@@ -11,6 +13,10 @@ use crate::view::{self, Excerpt, OUTPUT_BYTES, Output};
 
 /// Records read from the database at once.
 const PAGE: usize = 1024;
+/// What the keys of all records of a job version begin with: job and version.
+const VERSION_BYTES: usize = 20;
+/// What those of one kind begin with.
+const KIND_BYTES: usize = VERSION_BYTES + 1;
 
 /// A job version; the newest without a version.
 pub async fn view(app: &App, job: JobId, version: Option<u32>) -> Result<JobView, ApiError> {
@@ -88,6 +94,68 @@ pub fn all(
     }
 }
 
+/// A job version in the owner's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// The job; zeros for what belongs to the node itself.
+    pub job: JobId,
+    /// Its version.
+    pub version: u32,
+}
+
+impl Kept {
+    /// All its records.
+    pub fn all(&self, records: &Records) -> Result<Vec<Record>, RecordsError> {
+        let (mut found, key) = (Vec::new(), self.key(Kind::Job).to_bytes());
+        all(records, Table::OWNER, &key[..VERSION_BYTES], &mut |record| found.push(record))?;
+        Ok(found)
+    }
+
+    /// Whether it has a record of this kind, of those that there is one of at most.
+    pub fn has(&self, records: &Records, kind: Kind) -> Result<bool, RecordsError> {
+        Ok(records.get(Table::OWNER, &self.key(kind).to_bytes())?.is_some())
+    }
+
+    /// Its records of some kinds; the rest of it is not touched.
+    pub fn of_kinds(&self, records: &Records, kinds: &[Kind]) -> Result<Vec<Record>, RecordsError> {
+        let mut found = Vec::new();
+        for kind in kinds {
+            let key = self.key(*kind).to_bytes();
+            all(records, Table::OWNER, &key[..KIND_BYTES], &mut |record| found.push(record))?;
+        }
+        Ok(found)
+    }
+
+    fn key(&self, kind: Kind) -> RecordKey {
+        RecordKey { job: self.job, version: self.version, kind, number: 0 }
+    }
+}
+
+/// The job versions in the owner's table, by one look-up each, however many records they have.
+pub fn versions_kept(records: &Records) -> impl Iterator<Item = Result<Kept, RecordsError>> {
+    let mut after: Option<Vec<u8>> = None;
+    std::iter::from_fn(move || {
+        loop {
+            let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let found = records.scan(Table::OWNER, (start, Bound::Unbounded), 1);
+            let (key, _) = match found {
+                Ok(page) => page.rows.into_iter().next()?,
+                Err(error) => return Some(Err(error)),
+            };
+            let read = RecordKey::from_bytes(&key);
+            let mut last = key;
+            if let Some(read) = read {
+                // Longer than any key, so that it comes after all of this version.
+                last.truncate(VERSION_BYTES);
+                last.resize(RecordKey::BYTES + 1, u8::MAX);
+                after = Some(last);
+                return Some(Ok(Kept { job: read.job, version: read.version }));
+            }
+            after = Some(last);
+        }
+    })
+}
+
 /// The spec of a job in a view.
 pub fn spec(view: &JobView) -> Result<JobSpec, ApiError> {
     view::spec(view).map_err(|error| ApiError::internal("reading the job's spec", &error))
@@ -127,4 +195,48 @@ pub async fn since(
 /// A job version without its executions and history, as far as that is cheaper.
 pub async fn head(app: &App, job: JobId, version: Option<u32>) -> Result<JobView, ApiError> {
     view(app, job, version).await
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::records::Batch;
+
+    use super::*;
+
+    async fn stored(keys: &[RecordKey]) -> (tempfile::TempDir, Records) {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let mut batch = Batch::new();
+        keys.iter().for_each(|key| batch.put(Table::OWNER, key.to_bytes(), *b"value"));
+        batch.put(Table::OWNER, *b"none of ours", *b"value");
+        records.commit(batch).await.unwrap();
+        (dir, records)
+    }
+
+    fn key(job: u8, version: u32, kind: Kind, number: u64) -> RecordKey {
+        RecordKey { job: JobId([job; 16]), version, kind, number }
+    }
+
+    #[tokio::test]
+    async fn each_version_of_each_job_is_found_once_with_its_own_records() {
+        let keys = [
+            key(0, 0, Kind::Epoch, 0),
+            key(1, 1, Kind::Job, 0),
+            key(1, 1, Kind::Receipts, 7),
+            key(1, 1, Kind::Receipts, u64::MAX),
+            key(1, 1, Kind::Settled, 0),
+            key(1, 2, Kind::Job, 0),
+            key(255, u32::MAX, Kind::Job, 0),
+            key(255, u32::MAX, Kind::Seq, u64::MAX),
+        ];
+        let (_dir, records) = stored(&keys).await;
+        let found: Vec<Kept> = versions_kept(&records).map(Result::unwrap).collect();
+        let kept = |job, version| Kept { job: JobId([job; 16]), version };
+        assert_eq!(found, [kept(0, 0), kept(1, 1), kept(1, 2), kept(255, u32::MAX)]);
+        assert!(kept(1, 1).has(&records, Kind::Settled).unwrap());
+        assert!(!kept(1, 2).has(&records, Kind::Settled).unwrap());
+        let keys_of = |read: Vec<Record>| read.into_iter().map(|record| record.key).collect::<Vec<_>>();
+        assert_eq!(keys_of(kept(1, 1).all(&records).unwrap()), keys[1..5]);
+        assert_eq!(keys_of(kept(1, 1).of_kinds(&records, &[Kind::Receipts]).unwrap()), keys[2..4]);
+    }
 }

@@ -3,18 +3,19 @@
 //! A shell owns its machine. It waits for the first of stop, timer and input, takes everything else that
 //! already waits, lets the machine handle it all, writes what must be durable in one transaction and only
 //! then performs the rest, in order. Batches form by themselves under load; a lone input waits for nothing.
-//! When the transaction fails nothing is performed: the database is reopened and the machine restored from
-//! what it last made durable.
+//! When the transaction fails nothing is performed: what the machine had begun is ended, the database
+//! reopened, the machine restored from what it last made durable, and told again what no record holds.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use job::Time;
-use storage::records::{Batch, Records, Table};
+use storage::records::{Batch, Records, RecordsError, Table};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, trace, warn};
+use tracing::{error, info, trace, warn};
 
 use crate::clock;
 
@@ -22,7 +23,7 @@ use crate::clock;
 const WAITING: usize = 4096;
 /// Inputs handled before one transaction: keeps a batch's answers within a few milliseconds.
 const AT_ONCE: usize = 512;
-/// How long to wait before a failed transaction's database is opened again; doubles up to [`REOPEN_MOST`].
+/// How long to wait before a database that still cannot be used is opened once more; doubles up to [`REOPEN_MOST`].
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
 const REOPEN_MOST: Duration = Duration::from_secs(5);
 
@@ -54,6 +55,15 @@ pub trait Machine: Send + Sized + 'static {
 pub trait Perform<M: Machine>: Send + 'static {
     /// Performs the effects of one batch, in order.
     fn perform(&mut self, effects: Vec<M::Effect>);
+
+    /// A transaction failed: these effects are not performed, and the machine that ordered them is gone. Ends
+    /// what earlier effects have begun, so that the machine can come back from its records.
+    ///
+    /// The machine's queue is not read meanwhile: nothing in here may wait for room in it.
+    fn failed(&mut self, effects: Vec<M::Effect>) -> impl Future<Output = ()> + Send;
+
+    /// The machine is back from its records: it is told again what they do not hold.
+    fn revived(&mut self, machine: &M);
 }
 
 /// A question that reads the machine between two batches.
@@ -67,11 +77,12 @@ enum Work<M: Machine> {
 /// The way to a machine: cheap to clone.
 pub struct Handle<M: Machine> {
     work: mpsc::Sender<Work<M>>,
+    own: mpsc::UnboundedSender<M::Input>,
 }
 
 impl<M: Machine> Clone for Handle<M> {
     fn clone(&self) -> Self {
-        Handle { work: self.work.clone() }
+        Handle { work: self.work.clone(), own: self.own.clone() }
     }
 }
 
@@ -89,6 +100,16 @@ impl<M: Machine> Handle<M> {
     /// Hands an input over from code that must not wait; false when the queue is full or gone.
     pub fn try_input(&self, input: M::Input) -> bool {
         self.work.try_send(Work::Input(input)).is_ok()
+    }
+
+    /// Hands over an input that this node itself must not lose and cannot wait with: what its other machine
+    /// says, and the word that it stops. At once.
+    ///
+    /// This lane has no limit of its own. What is in it answers what the other machine had in hand, and its
+    /// limits bound that: a machine that stands still is soon asked nothing more. There is no lease between
+    /// the machines of one node, and no reconnect after which they would tell each other again.
+    pub fn own_input(&self, input: M::Input) -> Result<(), Gone> {
+        self.own.send(input).map_err(|_| Gone)
     }
 
     /// Reads the machine. Dropping the future forgets the answer.
@@ -109,12 +130,64 @@ impl<M: Machine> Handle<M> {
 /// The receiving end, made before the machine so that everything that feeds it can be.
 pub struct Queue<M: Machine> {
     work: mpsc::Receiver<Work<M>>,
+    own: mpsc::UnboundedReceiver<M::Input>,
+    /// Taken out of `work` while the machine could only be asked, oldest first; at most [`WAITING`].
+    held: VecDeque<M::Input>,
 }
 
 /// A handle and the queue behind it.
 pub fn channel<M: Machine>() -> (Handle<M>, Queue<M>) {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    (Handle { work: sender }, Queue { work: receiver })
+    let (work, works) = mpsc::channel(WAITING);
+    let (own, owns) = mpsc::unbounded_channel();
+    (Handle { work, own }, Queue { work: works, own: owns, held: VecDeque::new() })
+}
+
+impl<M: Machine> Queue<M> {
+    /// Waits for work and takes what is there, up to [`AT_ONCE`] of each lane; 0 once nobody can send any more.
+    /// Dropping the future loses nothing.
+    async fn take(&mut self, into: &mut Vec<Work<M>>) -> usize {
+        if !self.held.is_empty() {
+            return self.take_waiting(into, AT_ONCE);
+        }
+        let first = tokio::select! {
+            biased;
+            Some(input) = self.own.recv() => Some(Work::Input(input)),
+            work = self.work.recv() => work,
+        };
+        let Some(first) = first else { return 0 };
+        into.push(first);
+        1 + self.take_waiting(into, AT_ONCE)
+    }
+
+    /// Takes what is there, up to `most` of each lane.
+    fn take_waiting(&mut self, into: &mut Vec<Work<M>>, most: usize) -> usize {
+        let before = into.len();
+        into.extend(std::iter::from_fn(|| self.own.try_recv().ok()).take(most).map(Work::Input));
+        let held = self.held.len().min(most);
+        into.extend(self.held.drain(..held).map(Work::Input));
+        if self.held.is_empty() {
+            into.extend(std::iter::from_fn(|| self.work.try_recv().ok()).take(most - held));
+        }
+        into.len() - before
+    }
+
+    /// Answers questions for so long, from a machine that may not be given inputs; these wait.
+    async fn answer(&mut self, machine: Option<M>, pause: Duration) {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        let Some(machine) = machine else { return over.await };
+        loop {
+            let work = tokio::select! {
+                biased;
+                () = &mut over => return,
+                Some(work) = self.work.recv(), if self.held.len() < WAITING => work,
+            };
+            match work {
+                Work::Question(question) => question(&machine),
+                Work::Input(input) => self.held.push_back(input),
+            }
+        }
+    }
 }
 
 /// How a machine comes back from its records: with the effects of its restoration.
@@ -148,12 +221,26 @@ pub struct Shell<M: Machine, P> {
     pub perform: P,
 }
 
+/// What became of an attempt to bring a machine back.
+enum Revival<M: Machine> {
+    /// It is back.
+    Back(M),
+    /// The database cannot be written; with the machine when it can at least be read.
+    NotYet(Failed<M>, Option<M>),
+}
+
+/// A transaction that failed, and the effects that are not performed because of it.
+struct Failed<M: Machine> {
+    error: RecordsError,
+    effects: Vec<M::Effect>,
+}
+
 impl<M: Machine, P: Perform<M>> Shell<M, P> {
     /// Runs until `cancel`: restores the machine, then turns inputs into effects.
     ///
     /// Returns early only when the machine cannot be restored.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), RestoreError> {
-        let mut machine = self.revive(&cancel).await?;
+        let Some(mut machine) = self.begin(&cancel).await? else { return Ok(()) };
         let mut waiting = Vec::with_capacity(AT_ONCE);
         let mut out = Vec::new();
         loop {
@@ -162,12 +249,12 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => stopping = true,
-                taken = self.queue.work.recv_many(&mut waiting, AT_ONCE) => if taken == 0 { return Ok(()) },
+                taken = self.queue.take(&mut waiting) => if taken == 0 { return Ok(()) },
                 () = sleep_until(wakeup.unwrap_or_else(Instant::now)), if wakeup.is_some() => due = true,
             }
-            // What was handed over before the stop is still handled.
-            while stopping && let Ok(work) = self.queue.work.try_recv() {
-                waiting.push(work);
+            if stopping {
+                // What was handed over before the stop is still handled.
+                self.queue.take_waiting(&mut waiting, usize::MAX);
             }
             let now = clock::now();
             if due || machine.next_wakeup().is_some_and(|at| at <= now) {
@@ -184,50 +271,292 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
             }
             machine.settle(now, &mut out);
             let done = if out.is_empty() { Ok(()) } else { self.finish(std::mem::take(&mut out)).await };
-            if stopping {
-                if let Err(error) = done {
+            match done {
+                Ok(()) if stopping => return Ok(()),
+                Ok(()) => {}
+                Err(Failed { error, .. }) if stopping => {
                     warn!(machine = M::NAME, %error, "the last changes could not be written");
+                    return Ok(());
                 }
-                return Ok(());
+                Err(failed) => match self.recover(failed, &cancel).await? {
+                    Some(restored) => machine = restored,
+                    None => return Ok(()),
+                },
             }
-            if let Err(error) = done {
-                error!(machine = M::NAME, %error, "the record could not be written; restoring");
-                machine = self.revive(&cancel).await?;
-            }
+        }
+    }
+
+    /// The machine at the start of the node; `None` when the node stops before it could be had.
+    async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<M>, RestoreError> {
+        let (machine, effects) = (self.restore)(&self.records, clock::now())?;
+        match self.finish(effects).await {
+            Ok(()) => Ok(Some(machine)),
+            Err(failed) => self.recover(failed, cancel).await,
         }
     }
 
     /// Makes durable what must be, then performs the rest.
-    async fn finish(&mut self, mut effects: Vec<M::Effect>) -> Result<(), storage::records::RecordsError> {
+    async fn finish(&mut self, effects: Vec<M::Effect>) -> Result<(), Failed<M>> {
         let mut batch = Batch::default();
-        effects.retain(|effect| !M::persist(effect, &mut batch));
-        if !batch.is_empty() {
-            self.records.commit(batch).await?;
+        let mut rest = effects;
+        rest.retain(|effect| !M::persist(effect, &mut batch));
+        if !batch.is_empty()
+            && let Err(error) = self.records.commit(batch).await
+        {
+            return Err(Failed { error, effects: rest });
         }
-        for effect in &effects {
+        for effect in &rest {
             trace!(machine = M::NAME, ?effect, "perform");
         }
-        if !effects.is_empty() {
-            self.perform.perform(effects);
+        if !rest.is_empty() {
+            self.perform.perform(rest);
         }
         Ok(())
     }
 
-    /// The machine from its records. A database that cannot be written (a full disk) is tried again until
-    /// it can, or the node stops; what waits meanwhile waits in its bounded queue.
-    async fn revive(&mut self, cancel: &CancellationToken) -> Result<M, RestoreError> {
+    /// The machine from its records after a transaction failed; `None` when the node stops first.
+    ///
+    /// A database that cannot be used (a full disk, a disk that is gone) is tried again until it can; what
+    /// waits meanwhile waits in its bounded queue, and questions are answered as soon as it can be read.
+    async fn recover(
+        &mut self,
+        mut failed: Failed<M>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<M>, RestoreError> {
+        error!(machine = M::NAME, error = %chain(&failed.error), "the record could not be written; restoring");
         let mut pause = REOPEN_FIRST;
         loop {
-            let (machine, effects) = (self.restore)(&self.records, clock::now())?;
-            let Err(error) = self.finish(effects).await else { return Ok(machine) };
-            warn!(machine = M::NAME, %error, "the record cannot be written; trying again");
             tokio::select! {
-                () = cancel.cancelled() => return Ok(machine),
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(REOPEN_MOST),
+                () = cancel.cancelled() => return Ok(None),
+                () = self.perform.failed(failed.effects) => {}
             }
-            if let Err(error) = self.records.reopen().await {
-                warn!(machine = M::NAME, %error, "the record cannot be reopened");
+            let (again, machine) = match self.revive().await? {
+                Revival::Back(machine) => {
+                    info!(machine = M::NAME, "the record can be written again");
+                    self.perform.revived(&machine);
+                    return Ok(Some(machine));
+                }
+                Revival::NotYet(again, machine) => (again, machine),
+            };
+            failed = again;
+            warn!(machine = M::NAME, error = %chain(&failed.error), "the record cannot be used yet; trying again");
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(None),
+                () = self.queue.answer(machine, pause) => pause = (pause * 2).min(REOPEN_MOST),
             }
+        }
+    }
+
+    /// Reopens the database, without which no read can be relied on, and restores the machine.
+    async fn revive(&mut self) -> Result<Revival<M>, RestoreError> {
+        let restored = match self.records.reopen().await {
+            Ok(()) => (self.restore)(&self.records, clock::now()),
+            Err(error) => Err(error.into()),
+        };
+        let (machine, effects) = match restored {
+            Ok(restored) => restored,
+            Err(RestoreError::Records(error)) => {
+                return Ok(Revival::NotYet(Failed { error, effects: Vec::new() }, None));
+            }
+            Err(other) => return Err(other),
+        };
+        Ok(match self.finish(effects).await {
+            Ok(()) => Revival::Back(machine),
+            Err(failed) => Revival::NotYet(failed, Some(machine)),
+        })
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &RecordsError) -> String {
+    crate::api::error::chain(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use storage::records::MAX_VALUE_BYTES;
+
+    use super::*;
+
+    /// Counts what it was told, durably.
+    #[derive(Debug, Default)]
+    struct Count(u64);
+
+    /// A number to add; one cannot be written.
+    type Add = u64;
+    const UNWRITABLE: Add = 1000;
+
+    #[derive(Debug, PartialEq, Clone)]
+    enum Effect {
+        Persist(u64),
+        Say(u64),
+    }
+
+    impl Machine for Count {
+        type Input = Add;
+        type Effect = Effect;
+        const TABLE: Table = Table::OWNER;
+        const NAME: &'static str = "count";
+
+        fn handle(&mut self, _now: Time, add: Add, out: &mut Vec<Effect>) {
+            self.0 += add;
+            out.extend([Effect::Persist(self.0), Effect::Say(self.0)]);
+        }
+
+        fn settle(&mut self, _now: Time, _out: &mut Vec<Effect>) {}
+
+        fn next_wakeup(&self) -> Option<Time> {
+            None
+        }
+
+        fn tick() -> Add {
+            0
+        }
+
+        fn persist(effect: &Effect, batch: &mut Batch) -> bool {
+            let Effect::Persist(count) = effect else { return false };
+            let too_large = vec![0; MAX_VALUE_BYTES + 1];
+            match count {
+                UNWRITABLE.. => batch.put(Self::TABLE, b"count", too_large),
+                count => batch.put(Self::TABLE, b"count", count.to_be_bytes()),
+            }
+            true
+        }
+    }
+
+    #[derive(Debug, PartialEq, Clone)]
+    enum Seen {
+        Performed(Vec<Effect>),
+        Failed(Vec<Effect>),
+        Revived(u64),
+    }
+
+    #[derive(Clone, Default)]
+    struct Witness(Arc<Mutex<Vec<Seen>>>);
+
+    impl Witness {
+        fn note(&self, seen: Seen) {
+            self.0.lock().unwrap().push(seen);
+        }
+    }
+
+    impl Perform<Count> for Witness {
+        fn perform(&mut self, effects: Vec<Effect>) {
+            self.note(Seen::Performed(effects));
+        }
+
+        async fn failed(&mut self, effects: Vec<Effect>) {
+            self.note(Seen::Failed(effects));
+        }
+
+        fn revived(&mut self, machine: &Count) {
+            self.note(Seen::Revived(machine.0));
+        }
+    }
+
+    struct Running {
+        full: Arc<AtomicBool>,
+        handle: Handle<Count>,
+        seen: Witness,
+        restored: Arc<AtomicUsize>,
+        cancel: CancellationToken,
+        shell: tokio::task::JoinHandle<Result<(), RestoreError>>,
+        _dir: tempfile::TempDir,
+    }
+
+    /// A shell whose database cannot be read in the restorations with these numbers; the first has number 0.
+    fn running(unreadable: std::ops::Range<usize>) -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let (restored, seen) = (Arc::new(AtomicUsize::new(0)), Witness::default());
+        let (counted, full) = (Arc::clone(&restored), Arc::new(AtomicBool::new(false)));
+        let is_full = Arc::clone(&full);
+        let restore: Restore<Count> = Arc::new(move |records, _| {
+            if unreadable.contains(&counted.fetch_add(1, Ordering::Relaxed)) {
+                return Err(RecordsError::Closed.into());
+            }
+            let stored = records.get(Table::OWNER, b"count")?;
+            let count = stored.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().unwrap()));
+            let writes = if is_full.load(Ordering::Relaxed) { UNWRITABLE } else { count };
+            Ok((Count(count), vec![Effect::Persist(writes)]))
+        });
+        let (handle, queue) = channel();
+        let cancel = CancellationToken::new();
+        let shell = Shell { queue, records, restore, perform: seen.clone() }.run(cancel.clone());
+        Running { full, handle, seen, restored, cancel, shell: tokio::spawn(shell), _dir: dir }
+    }
+
+    impl Running {
+        async fn count(&self) -> u64 {
+            self.handle.ask(|machine| machine.0).await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_transaction_failed_goes_on_from_what_is_durable_once_it_can_be_read() {
+        let running = running(1..4);
+        running.handle.input(1).await.unwrap();
+        assert_eq!(running.count().await, 1);
+        running.handle.input(UNWRITABLE).await.unwrap();
+        // Its own transaction, after the failed one.
+        while running.restored.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+        running.handle.input(1).await.unwrap();
+        assert_eq!(running.count().await, 2);
+        running.cancel.cancel();
+        running.shell.await.unwrap().unwrap();
+        let failed = Seen::Failed(vec![Effect::Say(UNWRITABLE + 1)]);
+        let said = |count| Seen::Performed(vec![Effect::Say(count)]);
+        let nothing = Seen::Failed(vec![]);
+        let expected =
+            [said(1), failed, nothing.clone(), nothing.clone(), nothing, Seen::Revived(1), said(2)];
+        assert_eq!(*running.seen.0.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_record_cannot_be_written_still_answers_and_loses_no_input() {
+        let running = running(0..0);
+        running.handle.input(1).await.unwrap();
+        assert_eq!(running.count().await, 1);
+        running.full.store(true, Ordering::Relaxed);
+        running.handle.input(UNWRITABLE).await.unwrap();
+        while running.restored.load(Ordering::Relaxed) < 2 {
+            tokio::task::yield_now().await;
+        }
+        running.handle.input(2).await.unwrap();
+        running.handle.input(4).await.unwrap();
+        assert_eq!(running.count().await, 1, "what is durable");
+        running.full.store(false, Ordering::Relaxed);
+        while running.count().await != 7 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_stops_also_while_its_database_cannot_be_used() {
+        let running = running(1..usize::MAX);
+        running.handle.input(UNWRITABLE).await.unwrap();
+        while running.restored.load(Ordering::Relaxed) < 3 {
+            tokio::task::yield_now().await;
+        }
+        running.cancel.cancel();
+        running.shell.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_this_node_says_to_itself_is_not_lost_however_much_waits() {
+        let (handle, mut queue) = channel::<Count>();
+        let most = WAITING as u64 + 10;
+        let taken = (0..most).filter(|add| handle.try_input(*add)).count();
+        assert_eq!(taken, WAITING, "the common lane has an end");
+        (0..most).for_each(|add| handle.own_input(add).unwrap());
+        let mut all = Vec::new();
+        while all.len() < WAITING + most as usize {
+            queue.take(&mut all).await;
         }
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use engines::{Engine, WasmEngine};
 use gossip::crypto::Ed25519;
-use gossip::owner::JobView;
-use gossip::record::Record;
+use gossip::owner::{JobSummary, JobView};
+use gossip::record::Kind;
 use job::{PeerId, Resources};
 use p2p::{Host, Identity};
-use storage::records::{Records, Table};
+use storage::records::{Records, RecordsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -169,8 +169,8 @@ impl Node {
     /// Stops: no new work, executions ended and reported, storage closed, network left.
     pub async fn stop(self) {
         info!("stopping");
-        if !self.app.worker.try_input(gossip::worker::Input::Leaving) {
-            debug!("the worker machine is busy or gone");
+        if self.app.worker.own_input(gossip::worker::Input::Leaving).is_err() {
+            debug!("the worker machine is gone");
         }
         self.app.cancel.cancel();
         self.app.tracker.close();
@@ -325,6 +325,7 @@ fn run_machines(
             bench: Arc::clone(&app.bench),
             net,
             stops: Default::default(),
+            life: Default::default(),
             tracker: app.tracker.clone(),
             cancel: app.cancel.clone(),
         },
@@ -517,27 +518,34 @@ fn empty_dir(path: &Path) -> Result<(), StartError> {
     engines::removal::empty_dir(path).map_err(failed)
 }
 
-/// The jobs of earlier runs, from their records.
+/// The jobs of earlier runs, from their records: of those that ended, only what a list shows is read.
 fn load_index(app: &App) -> Result<(), StartError> {
-    let mut of_job: Vec<Record> = Vec::new();
-    let add = |records: Vec<Record>| match JobView::from_records(records) {
-        Ok(Some(view)) => {
-            let labels = crate::view::spec(&view).map(|spec| spec.labels).unwrap_or_default();
-            app.index.add(Line { summary: view.summary, labels });
+    for version in read::versions_kept(&app.records) {
+        match line(&app.records, version?)? {
+            Ok(Some(line)) => app.index.add(line),
+            Ok(None) => {}
+            Err(error) => warn!(%error, "a job's record cannot be read"),
         }
-        Ok(None) => {}
-        Err(error) => warn!(%error, "a job's record cannot be read"),
-    };
-    read::all(&app.records, Table::OWNER, &[], &mut |record| {
-        let same = of_job
-            .last()
-            .is_none_or(|last| (last.key.job, last.key.version) == (record.key.job, record.key.version));
-        if !same {
-            add(std::mem::take(&mut of_job));
-        }
-        of_job.push(record);
-    })?;
-    add(of_job);
+    }
     debug!(jobs = app.index.list().len(), "jobs of earlier runs");
     Ok(())
+}
+
+type ReadLine = Result<Option<Line>, gossip::record::RestoreError>;
+
+fn line(records: &Records, version: read::Kept) -> Result<ReadLine, RecordsError> {
+    let short = version.of_kinds(records, &[Kind::Job, Kind::State, Kind::Spec])?;
+    let ended = match JobSummary::from_records(short.iter().cloned()) {
+        Ok(Some(summary)) => Some(summary).filter(|summary| summary.state.is_terminal()),
+        Ok(None) => return Ok(Ok(None)),
+        Err(error) => return Ok(Err(error)),
+    };
+    // Of a job that goes on, where its partitions are is known by all of its records.
+    let read = if ended.is_some() { short } else { version.all(records)? };
+    Ok(JobView::from_records(read).map(|view| {
+        view.map(|view| {
+            let labels = crate::view::spec(&view).map(|spec| spec.labels).unwrap_or_default();
+            Line { summary: ended.unwrap_or(view.summary), labels }
+        })
+    }))
 }

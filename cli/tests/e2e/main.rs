@@ -10,6 +10,7 @@ mod anywhere;
 mod compatible;
 mod content;
 mod following;
+mod full_disk;
 mod guests;
 mod hello;
 mod jobs;

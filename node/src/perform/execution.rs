@@ -121,7 +121,7 @@ async fn prepared(bench: &Arc<Bench>, order: &Start) -> Result<Arc<Context>, Fau
         context = getting.as_mut() => return context,
         () = tokio::time::sleep(WORTH_A_WORD) => {}
     }
-    report(bench, order.execution, Phase::Preparing, (0, 0)).await;
+    report(bench, order.execution, Phase::Preparing, (0, 0));
     getting.await
 }
 
@@ -131,15 +131,16 @@ async fn follow(bench: &Bench, order: &Start, running: &Running) -> Arc<engines:
         ended = running.wait() => return ended,
         () = tokio::time::sleep(WORTH_A_WORD) => {}
     }
-    report(bench, order.execution, Phase::Running, (0, 0)).await;
+    report(bench, order.execution, Phase::Running, (0, 0));
     running.wait().await
 }
 
-/// Tells the machine how far an execution is.
-pub(super) async fn report(bench: &Bench, execution: ExecutionKey, phase: Phase, logged: (u64, u64)) {
+/// Tells the machine how far an execution is; a machine that is far behind does without. An execution that
+/// waited here could not end while the machine waits for its end.
+pub(super) fn report(bench: &Bench, execution: ExecutionKey, phase: Phase, logged: (u64, u64)) {
     let input = Input::Phase { execution, phase, message: String::new(), logged };
-    if bench.worker.input(input).await.is_err() {
-        debug!("the node stops; nobody is told");
+    if !bench.worker.try_input(input) {
+        debug!(id = %execution.id(), ?phase, "the machine is not told");
     }
 }
 

@@ -117,7 +117,7 @@ async fn publish(
         let (added, blocks) = crate::content::small_tree(&files)?;
         return Ok(Published::new(&added, blocks, false));
     }
-    report(bench, order.execution, Phase::Publishing, (ended.stdout.length, ended.stderr.length)).await;
+    report(bench, order.execution, Phase::Publishing, (ended.stdout.length, ended.stderr.length));
     publish_large(bench, order, task, ended, code).await
 }
 
