@@ -465,7 +465,7 @@ fn logs_keep_lines_whole_and_streams_apart() {
     });
     let cardume = Cardume::with(&fake);
     let ran = cardume.run(&["job", "logs", "x", "-f", "-t", "20"]);
-    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "x\nab\nend", "oops\n"));
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "x\nab\nend\n", "oops\n"));
     assert_eq!(fake.lines()[0], "GET /orchestrator/jobs/x/logs?follow=true&tail=20");
     assert_eq!(fake.asked()[0].accept, "application/vnd.cardume.logs");
     let ran = cardume.run(&["job", "logs", "x", "--partition", "1"]);

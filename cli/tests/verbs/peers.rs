@@ -164,9 +164,8 @@ fn ctrl_c_hands_on_what_other_commands_left_in_the_peer() {
     let mut rest = String::new();
     said.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("the job goes on in a background peer"), "{rest}");
-    assert_eq!(cardume.run(&["job", "describe", id]).code, 0);
-    // So that the background peer ends, and the test with it.
-    cardume.run(&["job", "stop", id]);
+    let stopped = cardume.run(&["job", "stop", id]);
+    assert_eq!(stopped.code, 0, "it does not go on: {stopped:?}");
     wait_until_free(&cardume);
 }
 
