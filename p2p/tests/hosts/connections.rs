@@ -1,4 +1,4 @@
-use p2p::{Config, DialError, Direction, HostError, Transport};
+use p2p::{Config, DialError, Direction, HostError, OpenError, Transport};
 
 use super::support::{config, pair, start, within};
 
@@ -38,6 +38,10 @@ async fn dials_that_fail_say_why() {
     let nobody = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
     let error = within(one.host.dial(nobody)).await.unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
+    // Of a peer that is known to be there it says that its process is gone.
+    one.host.add_address(stranger, "/ip4/127.0.0.1/tcp/1".parse().unwrap());
+    let error = within(one.host.open_stream(stranger, "any/1")).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Dial(DialError::Refused(_))), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
