@@ -30,6 +30,8 @@ pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Kind, Listed, St
 
 /// CIDs waiting to be published in the DHT; more are left out, connected peers find them anyway.
 const PROVIDES: usize = 1024;
+/// Between results that are published: each costs twenty peers a message, and a swarm may make hundreds a second.
+const RESULT_PACE: Duration = Duration::from_millis(200);
 /// How long a result that is being copied here is waited for before peers are asked.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// Bytes of a result's blocks beside its files', at the least that is allowed: a million small files need about that.
@@ -50,6 +52,7 @@ pub struct Content {
     root: Arc<Path>,
     scratch: Arc<Path>,
     provides: mpsc::Sender<Cid>,
+    provides_later: mpsc::Sender<Cid>,
     /// Rings when results were stored.
     held: Arc<watch::Sender<u64>>,
 }
@@ -75,7 +78,8 @@ impl Content {
             ExchangeConfig { give_up_after: config.settings.input_timeout },
         );
         let (provides, queue) = mpsc::channel(PROVIDES);
-        tokio::spawn(provide_all(host, queue));
+        let (provides_later, later) = mpsc::channel(PROVIDES);
+        tokio::spawn(provide_all(host, queue, later));
         Ok(Content {
             store,
             exchange,
@@ -84,6 +88,7 @@ impl Content {
             root: root.into(),
             scratch: scratch.into(),
             provides,
+            provides_later,
             held: Arc::new(watch::channel(0).0),
         })
     }
@@ -266,7 +271,7 @@ impl Content {
         self.exchange.fetch(request).await.map_err(fault)?;
         self.pin(job, &[root]).await?;
         self.held.send_modify(|count| *count += 1);
-        self.provide(root);
+        self.provide_result(root);
         Ok(())
     }
 
@@ -383,14 +388,10 @@ impl Content {
 
     /// The beginning of a file in a result and its length, if it is on this node.
     pub async fn excerpt(&self, root: &Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
-        let cid = read::resolve(&self.store, *root, file).await.ok()?;
-        let length = read::stat(&self.store, cid).await.ok()?.size;
-        let mut bytes = read::cat(&self.store, cid, ..most as u64, read::Limits::default()).boxed();
-        let mut found = Vec::new();
-        while let Some(piece) = bytes.next().await {
-            found.extend_from_slice(&piece.ok()?);
-        }
-        Some((found.into(), length))
+        let (store, root, file) = (self.store.clone(), *root, file.to_owned());
+        // A few small reads: one hop to a thread that may wait is enough for all of them.
+        let read = move || futures::executor::block_on(excerpt(store.blocking(), root, &file, most));
+        tokio::task::spawn_blocking(read).await.ok()?
     }
 
     /// What something is.
@@ -460,6 +461,13 @@ impl Content {
         }
     }
 
+    /// The same for a result, whose owner is asked for it first: it waits its turn, and stays out of the way of jobs.
+    pub fn provide_result(&self, cid: Cid) {
+        if self.provides_later.try_send(cid).is_err() {
+            debug!(%cid, "too many results to publish; their owner is known by their job");
+        }
+    }
+
     fn came(&self, cid: Cid, only_hash: bool) {
         if !only_hash {
             self.exchange.content_added();
@@ -505,12 +513,33 @@ fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>)
     Ok((Added { cid: root.cid, size, total: root.total_bytes, _held: None }, blocks))
 }
 
+async fn excerpt(blocks: &impl storage::Blocks, root: Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
+    let cid = read::resolve(blocks, root, file).await.ok()?;
+    let length = read::stat(blocks, cid).await.ok()?.size;
+    let mut bytes = read::cat(blocks, cid, ..most as u64, read::Limits::default()).boxed();
+    let mut found = Vec::new();
+    while let Some(piece) = bytes.next().await {
+        found.extend_from_slice(&piece.ok()?);
+    }
+    Some((found.into(), length))
+}
+
 fn of_store(added: storage::store::Added) -> Added {
     Added { cid: added.cid, size: added.bytes, total: added.total_bytes, _held: added.guard.map(Arc::new) }
 }
 
-async fn provide_all(host: Host, mut queue: mpsc::Receiver<Cid>) {
-    while let Some(cid) = queue.recv().await {
+/// Publishes what users added at once, and results one at a time after it.
+async fn provide_all(host: Host, mut queue: mpsc::Receiver<Cid>, mut later: mpsc::Receiver<Cid>) {
+    loop {
+        let next = tokio::select! {
+            biased;
+            cid = queue.recv() => cid,
+            cid = later.recv() => {
+                tokio::time::sleep(RESULT_PACE).await;
+                cid
+            }
+        };
+        let Some(cid) = next else { return };
         if let Err(error) = host.provide(&network::key(&cid)).await {
             debug!(%cid, %error, "not published in the DHT");
         }

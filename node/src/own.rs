@@ -25,6 +25,8 @@ const HOLD_AGAIN_MOST: Duration = Duration::from_secs(5);
 /// How long a result is waited for whose worker does not give it: as long as a lost lease takes to be given up (DESIGN
 /// section 4: a lease and then unknown).
 const HOLD_PATIENCE: Duration = Duration::from_secs(90);
+/// More than any worker lets one execution print.
+const MOST_PRINTED: u64 = 1 << 30;
 /// Attempts for the result of a job that has ended.
 const HOLD_ATTEMPTS: u32 = 3;
 /// Results that are fetched at once.
@@ -211,13 +213,13 @@ impl OwnerEffects {
 async fn hold_all(content: &Content, index: &Index, owner: &Handle<Owner>, holds: Vec<Hold>) {
     let mut away = Vec::new();
     for hold in holds {
-        let (job, version, from) = (hold.job, hold.version, hold.from);
+        let (job, version, from, disk) = (hold.job, hold.version, hold.from, hold.disk);
         let rest = hold_given(content, index, owner, hold).await;
-        away.extend(rest.into_iter().map(|item| (job, version, from, item)));
+        away.extend(rest.into_iter().map(|item| (job, version, from, disk, item)));
     }
-    let fetches = away.into_iter().map(|(job, version, from, item)| async move {
+    let fetches = away.into_iter().map(|(job, version, from, disk, item)| async move {
         let hints = [from];
-        let most = content.result_limit(item.result.size, None);
+        let most = content.result_limit(item.result.size, Some(most_files(disk)));
         let result = patiently(index, job, || content.hold(job, item.result.cid, &hints, most)).await;
         (job, version, held(&item, result.map_err(|error| error.to_string())))
     });
@@ -245,7 +247,7 @@ async fn hold_given(content: &Content, index: &Index, owner: &Handle<Owner>, hol
         here.into_iter().partition(|item| incomplete.contains(&item.result.cid));
     away.extend(partly);
     if roots.len() <= PROVIDED {
-        roots.iter().for_each(|root| content.provide(*root));
+        roots.iter().for_each(|root| content.provide_result(*root));
     }
     let stored = stored.map(drop).map_err(|error| error.to_string());
     let results = here.into_iter().map(|item| held(&item, stored.clone())).collect();
@@ -279,6 +281,12 @@ where
         debug!(%job, %error, "result not here yet");
         tokio::time::sleep(HOLD_AGAIN.saturating_mul(tries).min(HOLD_AGAIN_MOST)).await;
     }
+}
+
+/// Bytes that the files of one result may have: what the job reserves for them, and what it may print.
+fn most_files(disk: u64) -> u64 {
+    let outputs = if disk > 0 { disk } else { engines::Limits::default().output_bytes };
+    outputs.saturating_add(MOST_PRINTED)
 }
 
 fn stored_block(block: &Block) -> storage::Block {

@@ -286,6 +286,15 @@ impl Store {
     }
 }
 
+/// Reads on the calling thread: for a thread that may wait, where many small reads are not worth a hop each.
+#[async_trait]
+impl Blocks for Blocking {
+    async fn block(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        let found = self.get_block(cid).map_err(|error| error.into_block_error(*cid))?;
+        found.ok_or(BlockError::NotFound(*cid))
+    }
+}
+
 #[async_trait]
 impl Blocks for Store {
     async fn block(&self, cid: &Cid) -> Result<Bytes, BlockError> {

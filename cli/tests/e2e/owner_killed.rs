@@ -60,6 +60,8 @@ async fn what_ended_while_its_owner_was_dead_is_not_run_again() {
     // One owner, one worker, and one that is always there.
     let net = Net::up(3, 2).await;
     let module = net.add(0, guests::works(1_500, 1_500, COUNT)).await;
+    // The worker has it, so that it needs its owner for nothing.
+    net.add(2, guests::works(1_500, 1_500, COUNT)).await;
     let owner = net.client(0);
     let id = submit(&owner, &job(&module, COUNT)).await;
     until(&owner, &id, |now| now.running == u64::from(COUNT)).await;

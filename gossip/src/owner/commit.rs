@@ -138,7 +138,8 @@ impl Job {
         if !items.is_empty() {
             let items = items.into_iter().map(|(_, item)| item).collect();
             let (job, version) = self.key();
-            out.push(Effect::Hold(Box::new(Hold { job, version, from, items, blocks: blocks.clone() })));
+            let (disk, blocks) = (self.ledger.job.facts.resources.disk, blocks.clone());
+            out.push(Effect::Hold(Box::new(Hold { job, version, from, items, disk, blocks })));
         }
         self.apply(core, now, number, &apply, out);
     }

@@ -219,6 +219,8 @@ pub struct Hold {
     pub from: PeerId,
     /// Which.
     pub items: Vec<HoldItem>,
+    /// Bytes that the job reserves for the results of one execution; 0 for the workers' default.
+    pub disk: u64,
     /// Blocks that came along: all of those of small results. Others are fetched.
     pub blocks: Arc<[Block]>,
 }

@@ -216,6 +216,10 @@ impl Worker {
         let (key, part) = (job_key(&id), part(&id));
         let need = self.need(key);
         let leaving = self.leaving;
+        if !self.jobs.get(&key).is_some_and(|job| job.knows(part)) {
+            // Its record was lost after it started: nobody waits for what it leaves.
+            return out.push(Effect::Release { execution: id, result: end.result.map(|result| result.cid) });
+        }
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Some(execution) = job.executions.get(&part) else { return };
         let Some(started) = execution.started() else { return };

@@ -93,6 +93,11 @@ impl Job {
             && self.unstarted.is_empty()
     }
 
+    /// Whether it has this execution, or its receipt.
+    pub(super) fn knows(&self, part: Part) -> bool {
+        self.executions.contains_key(&part) || self.offered.contains_key(&part)
+    }
+
     pub(super) fn never(&self) -> bool {
         self.terms.as_ref().is_some_and(|terms| terms.facts.never)
     }

@@ -3,10 +3,11 @@
 
 mod kept;
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engines::{InputMount, Limits, ModuleSource, Prepared, Support, Task, TaskKind};
@@ -15,6 +16,7 @@ use gossip::message::FaultClass;
 use gossip::worker::{Start, Submitter};
 use job::spec::{ContentPath, Engine as EngineSpec, JobSpec, Source};
 use job::{Cid, JobId, PeerId};
+use tokio::time::Instant;
 
 use super::execution::{Fault, mount, prepare_fault, trust};
 use super::{Bench, hints};
@@ -66,22 +68,45 @@ type Key = (JobId, u32, engines::TrustClass);
 /// The contexts of the jobs that run, or did so just now.
 pub struct Contexts {
     kept: Kept<Key, Parts>,
+    /// The last failure to make each, and when.
+    failed: Mutex<BTreeMap<Key, (Instant, Fault)>>,
 }
 
 impl Default for Contexts {
     fn default() -> Self {
-        Contexts { kept: Kept::new(KEPT, KEPT_FOR) }
+        Contexts { kept: Kept::new(KEPT, KEPT_FOR), failed: Mutex::default() }
     }
 }
 
 impl Contexts {
     /// The context that this execution needs, made when it is not there.
     ///
-    /// A failure is not kept: the next execution tries again. Dropping the future leaves the making to the next one that waits.
+    /// A failure is that of all who waited for it, so that a missing input costs them its deadline once; who comes later
+    /// tries again. Dropping the future leaves the making to the next one that waits.
     pub async fn get(&self, bench: &Bench, order: &Start) -> Result<Arc<Context>, Fault> {
         let key = (order.execution.job, order.execution.version, trust(order.submitter));
-        let held = self.kept.get(key, || make(bench, order)).await?;
+        let came = Instant::now();
+        let held = self.kept.get(key, || self.make(key, came, bench, order)).await?;
         Ok(Arc::new(Context { held }))
+    }
+
+    async fn make(&self, key: Key, came: Instant, bench: &Bench, order: &Start) -> Result<Parts, Fault> {
+        if let Some((at, fault)) = self.failures().get(&key)
+            && *at >= came
+        {
+            return Err(fault.clone());
+        }
+        let made = make(bench, order).await;
+        if let Err(fault) = &made {
+            let mut failed = self.failures();
+            while failed.len() >= KEPT && failed.pop_first().is_some() {}
+            failed.insert(key, (Instant::now(), fault.clone()));
+        }
+        made
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<Key, (Instant, Fault)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
