@@ -17,7 +17,7 @@ use storage::block::{Block, BlockError};
 use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Fetched, Peer};
 use storage::fetch::FetchLimits;
 use storage::read::{self, ReadError};
-use storage::store::{Pin, Settings, Store, StoreError};
+use storage::store::{Blocking, Pin, Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile};
 use tokio::sync::{mpsc, watch};
 use tokio_util::io::StreamReader;
@@ -513,10 +513,10 @@ fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>)
     Ok((Added { cid: root.cid, size, total: root.total_bytes, _held: None }, blocks))
 }
 
-async fn excerpt(blocks: &impl storage::Blocks, root: Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
+async fn excerpt(blocks: &Blocking, root: Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
     let cid = read::resolve(blocks, root, file).await.ok()?;
     let length = read::stat(blocks, cid).await.ok()?.size;
-    let mut bytes = read::cat(blocks, cid, ..most as u64, read::Limits::default()).boxed();
+    let mut bytes = read::cat(blocks, cid, ..most as u64, read::Limits::default());
     let mut found = Vec::new();
     while let Some(piece) = bytes.next().await {
         found.extend_from_slice(&piece.ok()?);
