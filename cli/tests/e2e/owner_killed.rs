@@ -59,12 +59,12 @@ async fn a_job_survives_its_owner_at_every_moment() {
 async fn what_ended_while_its_owner_was_dead_is_not_run_again() {
     // One owner, one worker, and one that is always there.
     let net = Net::up(3, 2).await;
-    let module = net.add(0, guests::works(1_500, 1_500, COUNT)).await;
+    let module = net.add(0, guests::works(4_000, 4_000, COUNT)).await;
     // The worker has it, so that it needs its owner for nothing.
-    net.add(2, guests::works(1_500, 1_500, COUNT)).await;
+    net.add(2, guests::works(4_000, 4_000, COUNT)).await;
     let owner = net.client(0);
     let id = submit(&owner, &job(&module, COUNT)).await;
-    until(&owner, &id, |now| now.running == u64::from(COUNT)).await;
+    within("the worker's word that all run", all_run(&owner, &id)).await;
     net.kill(0).await;
     within("the ends of all executions", all_ended(&net, &id)).await;
     net.kill(2).await;
@@ -75,6 +75,20 @@ async fn what_ended_while_its_owner_was_dead_is_not_run_again() {
     check_worked(&after, COUNT.into());
     assert_eq!(super::jobs::executions(&after).len(), COUNT as usize, "each ran once: {after}");
     net.down().await;
+}
+
+/// Waits until the worker has said of all executions that they run: an award alone may never have reached it.
+async fn all_run(owner: &testnet::client::Client, id: &str) -> anyhow::Result<()> {
+    loop {
+        let now = owner.describe(id).await?;
+        let running = super::jobs::executions(&now)
+            .iter()
+            .filter(|execution| super::jobs::execution_state(execution) == "Running");
+        if running.count() == COUNT as usize {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 /// Waits until the worker has ended whatever it had of a job whose owner is away.
