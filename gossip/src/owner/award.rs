@@ -293,8 +293,8 @@ impl Job {
         let suspected = !self.never() || core.has_bug(Bug::NeverRetried);
         let alive = self.ledger.attempts(partition).any(|(part, one)| {
             // Nothing is expected of a suspect, so another may have what it has; but a result on its way is one.
-            let hoped_for = !one.given_up && !(suspected && core.is_suspect(self.ledger.worker_of(one)));
-            !one.state.is_terminal() && (hoped_for || self.holding.contains_key(&part))
+            let despaired = one.given_up || suspected && core.is_suspect(self.ledger.worker_of(one));
+            !one.state.is_terminal() && (!despaired || self.holding.contains_key(&part))
         });
         if !alive && !self.ledger.is_done(partition) && !self.ended() {
             self.open.insert(partition, partition + 1);
