@@ -533,28 +533,6 @@ fn a_backup_that_is_lost_too_is_backed_up_at_once() {
 }
 
 #[test]
-fn a_job_that_ends_as_poison_says_so() {
-    let mut swarm = slow(6, 1000 * SECOND);
-    let id = swarm.submit(peer(1), job(peer(1), 1, 1));
-    for round in 0..5 {
-        swarm.run(2 * SECOND);
-        let newest = swarm.started.last().expect("it runs").1;
-        swarm.kill(newest);
-        if round < 4 {
-            swarm.boot(newest);
-        }
-    }
-    swarm.run(200 * SECOND);
-    let (state, message) = swarm.state(peer(1), id);
-    assert!(
-        state == JobState::Completed
-            || state == JobState::Running
-            || message.contains("lost while they ran it"),
-        "{state} {message}"
-    );
-}
-
-#[test]
 fn what_a_stranger_names_is_not_kept() {
     let mut swarm = slow(1, 100 * SECOND);
     let id = swarm.submit(peer(1), job(peer(1), 1, 4));
