@@ -148,6 +148,8 @@ fn start_log() -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A line that finds no room on a full disk is lost; complaining of it on the same disk would end the node.
+        .log_internal_errors(false)
         .compact()
         .try_init()
         .map_err(|error| Failure::refused(format!("cannot start logging: {error}")))
