@@ -159,6 +159,17 @@ impl Trouble {
         self.lost_on.insert(worker);
     }
 
+    /// The losses in words.
+    pub(super) fn losses(&self) -> String {
+        match self.lost_on.len() {
+            workers if self.lost as usize <= workers => {
+                format!("{workers} workers were lost while they ran it")
+            }
+            1 => format!("{} attempts were lost with one worker", self.lost),
+            workers => format!("{} attempts were lost with {workers} workers", self.lost),
+        }
+    }
+
     /// Whether too many workers were lost with it, or too few too often.
     pub(super) fn is_poison(&self, limit: u32) -> bool {
         self.lost_on.len() >= limit as usize || self.lost >= limit.saturating_mul(LOST_ON_FEW)

@@ -6,7 +6,7 @@ use ::job::state::ExecutionState;
 use ::job::{PeerId, Time};
 
 use super::core::{Core, JobKey, Patience, Suspicion};
-use super::job::Job;
+use super::job::{Job, Trouble};
 use super::ledger::Part;
 use super::record::Fate;
 use super::{Effect, Owner};
@@ -281,9 +281,9 @@ impl Job {
         let all: Vec<Part> = again.iter().chain(&poison).chain(&never).copied().collect();
         self.fate(now, &again, fate, message, false, out);
         for part in &poison {
-            let count = self.trouble.get(&part.0).map_or(0, |trouble| trouble.lost_on.len());
-            let workers = if count == 1 { "worker was" } else { "workers were" };
-            let poisoned = format!("{count} {workers} lost while they ran it; the last one: {message}");
+            let trouble = self.trouble.get(&part.0);
+            let poisoned =
+                format!("{}; the last one: {message}", trouble.map(Trouble::losses).unwrap_or_default());
             self.fate(now, &BTreeSet::from([*part]), Fate::Failed, &poisoned, true, out);
         }
         self.fate(

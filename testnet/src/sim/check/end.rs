@@ -13,7 +13,7 @@ use crate::sim::world::{Event, World};
 /// the last long delay of a frame, a lease, and a round of waiting jobs.
 const LASTING_WITHIN: u64 = 10 * LEASE;
 /// What owners say of a partition that too many workers were lost with.
-const POISON: &str = "workers were lost while they ran it";
+const POISON: [&str; 2] = ["workers were lost while they ran it", "attempts were lost with"];
 /// What ended is forgotten by everybody this long later.
 const SETTLED_WITHIN: u64 = 10 * LEASE;
 
@@ -171,7 +171,7 @@ impl World {
             let message = view.map(|view| view.summary.message).unwrap_or_default();
             // Five lost workers end a partition; machines that die or disks that fail can bring that about.
             let disturbed = self.check.seen.crashes + self.check.seen.disk_errors > 0;
-            if !(disturbed && message.contains(POISON)) {
+            if !(disturbed && POISON.iter().any(|words| message.contains(words))) {
                 broken = Some(format!("{} v{version} ended {:?}: {message:?}", job.short(), known.state));
             }
         }

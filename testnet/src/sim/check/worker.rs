@@ -1,8 +1,10 @@
 //! What workers obey, start and run.
 
+use std::collections::BTreeSet;
+
 use gossip::message::{AwardOrder, Direct, JobLive, Receipts, Reply, Stamp, StopOrder};
 use gossip::worker::Input;
-use job::{ExecutionKey, Fence, PeerId};
+use job::{ExecutionKey, Fence, JobId, PeerId};
 
 use super::owner::execution_key;
 use super::{Check, Due, Heard, Order};
@@ -20,8 +22,13 @@ const LEASE_GRACE: u64 = 6 * SECOND;
 
 impl Check {
     /// A new worker machine: it knows what is durable.
-    pub fn worker_restored(&mut self, node: usize) {
+    ///
+    /// `accepted` are the awards in its record: their answers may be given again, by whatever start.
+    pub fn worker_restored(&mut self, node: usize, accepted: &BTreeSet<(JobId, u32, u64)>) {
         let ghost = &mut self.workers[node];
+        for ((_, job, version, award), order) in &mut ghost.orders {
+            order.accepted |= accepted.contains(&(*job, *version, *award));
+        }
         ghost.instance += 1;
         ghost.heard.clear();
         ghost.pending_epochs.clone_from(&ghost.epochs);

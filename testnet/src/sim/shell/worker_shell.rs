@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use gossip::record::Kind;
 use gossip::{owner, worker};
 use job::{Cid, Resources};
 
@@ -44,7 +45,10 @@ impl World {
                 machine.settle(now, &mut out);
                 one.worker.machine = Some(machine);
                 self.check.seen.restores += 1;
-                self.check.worker_restored(node);
+                let disk = &self.nodes[node].worker.disk;
+                let accepted = disk.keys().filter(|key| key.kind == Kind::Accepted);
+                let accepted = accepted.map(|key| (key.job, key.version, key.number)).collect();
+                self.check.worker_restored(node, &accepted);
                 self.perform_worker(node, out);
             }
             Err(error) => self
