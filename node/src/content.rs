@@ -252,9 +252,9 @@ impl Content {
     }
 
     /// How many bytes of blocks a result may have whose worker says that its files have `claimed`, when its job may
-    /// leave `disk` bytes (`None` where that is not known). Never more than half of what this node keeps.
-    pub fn result_limit(&self, claimed: u64, disk: Option<u64>) -> u64 {
-        let files = claimed.min(disk.unwrap_or(u64::MAX));
+    /// leave `most`. Never more than half of what this node keeps.
+    pub fn result_limit(&self, claimed: u64, most: u64) -> u64 {
+        let files = claimed.min(most);
         files.saturating_add(files / 8).saturating_add(RESULT_NODES).min(self.room / 2)
     }
 

@@ -219,7 +219,7 @@ async fn hold_all(content: &Content, index: &Index, owner: &Handle<Owner>, holds
     }
     let fetches = away.into_iter().map(|(job, version, from, disk, item)| async move {
         let hints = [from];
-        let most = content.result_limit(item.result.size, Some(most_files(disk)));
+        let most = content.result_limit(item.result.size, most_files(disk));
         let result = patiently(index, job, || content.hold(job, item.result.cid, &hints, most)).await;
         (job, version, held(&item, result.map_err(|error| error.to_string())))
     });
@@ -270,12 +270,13 @@ where
         };
         tries += 1;
         let is_wanted = index.get(job).is_some_and(|line| !line.summary.state.is_terminal());
-        let may_pass = match error {
-            FetchFault::Here(_) => true,
-            FetchFault::NotFound(_) => began.elapsed() < HOLD_PATIENCE,
-            FetchFault::Malformed(_) | FetchFault::TooLarge(_) => false,
+        let is_over = match error {
+            _ if !is_wanted => tries >= HOLD_ATTEMPTS,
+            FetchFault::Here(_) => false,
+            FetchFault::NotFound(_) => began.elapsed() >= HOLD_PATIENCE,
+            FetchFault::Malformed(_) | FetchFault::TooLarge(_) => true,
         };
-        if if is_wanted { !may_pass } else { tries >= HOLD_ATTEMPTS } {
+        if is_over {
             return Err(error);
         }
         debug!(%job, %error, "result not here yet");

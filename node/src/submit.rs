@@ -20,8 +20,9 @@ use crate::api::error::ApiError;
 use crate::content::Added;
 use crate::index::Line;
 use crate::own::Submitted;
+use crate::read::stopping;
 use crate::state::App;
-use crate::{clock, locate, read};
+use crate::{clock, locate};
 use naming::{Claim, Naming};
 
 /// How long the machine may take to make a job durable; longer means that the disk does not answer.
@@ -215,10 +216,6 @@ async fn unless_stopped(app: &App, answered: oneshot::Receiver<Submitted>) -> Op
         answer = answered => answer.ok(),
         () = stopped => None,
     }
-}
-
-fn stopping() -> ApiError {
-    read::stopping()
 }
 
 fn refused(refusal: &Refusal) -> ApiError {
