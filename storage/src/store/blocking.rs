@@ -125,6 +125,18 @@ impl Blocking {
         }))
     }
 
+    /// See [`Store::raw_root`](super::Store::raw_root).
+    pub fn raw_root(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        if cid.codec() != block::RAW || self.shared.index.root_bytes(cid)?.is_none() {
+            return Ok(None);
+        }
+        let size = self.block_size(cid)?;
+        if size.is_some() {
+            self.touch(cid);
+        }
+        Ok(size.map(u64::from))
+    }
+
     /// The bytes of a block that is here.
     pub fn get_block(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
         self.shared.get_block(cid)

@@ -336,6 +336,12 @@ impl Index {
         Ok(all)
     }
 
+    /// How many bytes a root was said to have when it was last whole; `None` for what is no root.
+    pub(super) fn root_bytes(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        let row = self.db.get(ROOTS, &cid.to_bytes())?;
+        Ok(row.and_then(|row| row.try_into().ok()).map(u64::from_be_bytes))
+    }
+
     fn walk(
         &self,
         table: Table,
