@@ -71,6 +71,22 @@ async fn a_single_block_comes_over_and_a_second_fetch_of_it_needs_nobody() {
     assert_eq!(client.exchange.fetch(request).await.unwrap().progress.fetched_bytes, 0);
 }
 
+/// A node may be written while the sink, which knows nothing of it yet, says that there is no more to ask for.
+#[tokio::test(start_paused = true)]
+async fn what_a_node_leads_to_is_asked_for_however_long_the_sink_thinks() {
+    let swarm = Swarm::new();
+    for round in 0..32_u8 {
+        let (beside, below) = (Block::raw(vec![round, 1]), Block::raw(vec![round, 2]));
+        let inner = Block::new(pipes::NODE, below.cid.to_bytes());
+        let root = Block::new(pipes::NODE, [beside.cid.to_bytes(), inner.cid.to_bytes()].concat());
+        let _server = swarm.start(1, Memory::with(&[beside, below, inner, root.clone()]));
+        let client = swarm.start(2, Memory::default().thinking());
+        let fetched =
+            client.exchange.fetch(FetchRequest::new(root.cid).hints([swarm.peer(1)])).await.unwrap();
+        assert_eq!(fetched.progress.blocks, 4);
+    }
+}
+
 #[tokio::test]
 async fn content_is_found_at_connected_peers_without_any_hint() {
     let swarm = Swarm::new();

@@ -199,6 +199,8 @@ struct Flow<'a> {
     blocks: usize,
     /// The sink had no more to ask for, and nothing was written since that may change that.
     exhausted: bool,
+    /// Something was written since the sink was asked that may change what it answers.
+    grown: bool,
     /// How much the sink was asked for.
     room: (usize, u64),
 }
@@ -216,6 +218,7 @@ impl<'a> Flow<'a> {
             bytes: 0,
             blocks: 0,
             exhausted: false,
+            grown: false,
             room: (0, 0),
         }
     }
@@ -257,13 +260,14 @@ impl<'a> Flow<'a> {
             return;
         }
         self.room = (free.0.max(1), free.1.max(1));
+        self.grown = false;
         self.asking = Some(self.sink.next_wants(self.room.0, self.room.1).boxed());
     }
 
     fn want(&mut self, wants: Vec<Want>) {
         let bytes: u64 = wants.iter().map(size).sum();
-        // Less than there was room for is all there is.
-        self.exhausted = wants.len() < self.room.0 && bytes + UNKNOWN_SIZE_BYTES < self.room.1;
+        // Less than there was room for is all there is, unless a node came while the sink looked.
+        self.exhausted = !self.grown && wants.len() < self.room.0 && bytes + UNKNOWN_SIZE_BYTES < self.room.1;
         self.bytes += bytes;
         self.blocks += wants.len();
         if wants.is_empty() {
@@ -303,6 +307,7 @@ impl<'a> Flow<'a> {
         // A node has children to ask for, and a sink that held nodes back goes on as leaves are written.
         if want.cid.codec() != block::RAW || self.blocks <= TRANSFER_BLOCKS / 64 {
             self.exhausted = false;
+            self.grown = true;
         }
         Ok(())
     }

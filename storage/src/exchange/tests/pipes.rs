@@ -41,6 +41,7 @@ pub struct Node {
 pub struct Memory {
     blocks: Mutex<BTreeMap<Digest, Bytes>>,
     damaging: bool,
+    thinking: bool,
     open: AtomicU64,
     most_open: AtomicU64,
 }
@@ -55,6 +56,12 @@ impl Memory {
     /// Gives out its blocks with one bit turned.
     pub fn damaging(mut self) -> Memory {
         self.damaging = true;
+        self
+    }
+
+    /// Says what it wants of a fetch only once nothing else goes on.
+    pub fn thinking(mut self) -> Memory {
+        self.thinking = true;
         self
     }
 
@@ -140,13 +147,8 @@ impl Walk {
     }
 }
 
-#[async_trait]
-impl Sink for MemorySink {
-    fn root(&self) -> Cid {
-        self.root
-    }
-
-    async fn next_wants(&self, max_blocks: usize, max_bytes: u64) -> Result<Vec<Want>, FetchError> {
+impl MemorySink {
+    fn look(&self, max_blocks: usize, max_bytes: u64) -> Vec<Want> {
         let mut walk = self.walk.lock().unwrap();
         let (mut wants, mut bytes) = (Vec::new(), 0);
         while wants.len() < max_blocks
@@ -163,6 +165,21 @@ impl Sink for MemorySink {
             bytes += size_bytes.unwrap_or(crate::fetch::UNKNOWN_SIZE_BYTES);
             walk.asked.insert(*cid.hash());
             wants.push(Want { cid, size_bytes });
+        }
+        wants
+    }
+}
+
+#[async_trait]
+impl Sink for MemorySink {
+    fn root(&self) -> Cid {
+        self.root
+    }
+
+    async fn next_wants(&self, max_blocks: usize, max_bytes: u64) -> Result<Vec<Want>, FetchError> {
+        let wants = self.look(max_blocks, max_bytes);
+        if self.memory.thinking {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         Ok(wants)
     }
