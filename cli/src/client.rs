@@ -308,7 +308,21 @@ fn api_failure(status: StatusCode, value: Option<&Value>, bytes: &[u8]) -> Failu
     let message = text("Message").map_or_else(plain, str::to_owned);
     let message = if message.is_empty() { format!("the node answered {status}") } else { message };
     let code = text("Code").map_or_else(|| status.as_u16().to_string(), str::to_owned);
-    Failure::new(exit::REFUSED, &code, message).hint(text("Hint").unwrap_or_default())
+    let failure = Failure::new(exit::REFUSED, &code, message).hint(text("Hint").unwrap_or_default());
+    match value.map(|value| away(&value["Details"])) {
+        Some(what) => failure.hint(what),
+        None => failure,
+    }
+}
+
+/// What a node knows itself of a job whose owner it cannot ask; empty for other errors.
+fn away(details: &Value) -> String {
+    let text = |key: &str| details[key].as_str().filter(|text| !text.is_empty());
+    let Some(owner) = text("Owner") else { return String::new() };
+    let seen =
+        text("LastSeen").map_or("not seen by this node".to_owned(), |seen| format!("last seen {seen}"));
+    let here = text("Executions").map_or("none of its executions".to_owned(), str::to_owned);
+    format!("its owner is {owner}, {seen}; this node has {here}")
 }
 
 /// The innermost reason: hyper's own words say little.
@@ -332,6 +346,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_known_of_an_owner_that_is_away_is_told() {
+        let away = json!({"Message": "away", "Details": {"Owner": "12D3x", "LastSeen": "", "Executions": "e-1 Running"}});
+        let failure = api_failure(StatusCode::SERVICE_UNAVAILABLE, Some(&away), b"");
+        assert_eq!(failure.hints, ["its owner is 12D3x, not seen by this node; this node has e-1 Running"]);
+    }
 
     #[test]
     fn api_errors_keep_message_code_and_hint() {

@@ -14,6 +14,9 @@ const FEW_PARTITIONS: i64 = 8;
 /// Outside of a terminal, many partitions are counted in this many steps.
 const STEPS: i64 = 10;
 
+/// Characters of a line that is drawn over: a longer one would wrap.
+const LINE: usize = 100;
+
 /// How much is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
@@ -68,15 +71,23 @@ impl Progress {
         let is_job_level = text(item, &["Type"]) == "JobLevel";
         let line = if is_job_level { message.to_owned() } else { execution_line(item, message) };
         let is_trouble = is_trouble(item, message);
+        let attempt = text(item, &["Event", "Details", "Attempt"]).parse().unwrap_or(1_u32);
+        let is_again = attempt > 1 && message.starts_with("Requested execution on");
+        let line =
+            if is_again { format!("{line} again (attempt {attempt}): its output starts over") } else { line };
         let is_worth_it = match self.detail {
             Detail::Full => is_job_level || is_trouble || self.partitions <= FEW_PARTITIONS,
-            Detail::Troubles => is_trouble,
+            Detail::Troubles => is_trouble || is_again,
             Detail::None => false,
         };
-        if is_trouble || (is_worth_it && !self.line.may_draw()) {
+        let stays = is_trouble || (is_again && self.detail == Detail::Troubles);
+        if stays || (is_worth_it && !self.line.may_draw()) {
             self.tell(&line);
         }
-        self.last = line;
+        // The line begins with the job's state anyway.
+        if !is_job_level || is_trouble {
+            self.last = line;
+        }
     }
 
     /// Somebody offered to run it.
@@ -90,7 +101,12 @@ impl Progress {
     pub fn on_execution(&mut self, execution: &Value) {
         let partition = number(execution, &["PartitionIndex"]);
         let place = short_peer(text(execution, &["NodeID"]));
-        self.detail_line(format!("partition {partition} on {place}: {}", text(execution, &["Message"])));
+        let line = format!("partition {partition} on {place}: {}", text(execution, &["Message"]));
+        if self.detail == Detail::Troubles && self.partitions <= FEW_PARTITIONS {
+            // Until the job's own output comes.
+            return self.line.draw(&printable(&line).chars().take(LINE).collect::<String>());
+        }
+        self.detail_line(line);
     }
 
     /// A line for those who want to see everything.
@@ -189,7 +205,7 @@ fn status_line(word: &str, state: &Value, last: &str) -> String {
         line = format!("{line} · {last}");
     }
     // A longer line would wrap, and then could not be drawn over.
-    printable(&line).replace(['\n', '\t'], " ").chars().take(100).collect()
+    printable(&line).replace(['\n', '\t'], " ").chars().take(LINE).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::pages::complete;
 use crate::progress::{Detail, Progress};
 use crate::signals::Signals;
 use crate::target::Session;
-use crate::values::{job_state, list, short_id, text};
+use crate::values::{job_state, list, number, short_id, text};
 use crate::watch::{Event, Watch};
 use stream::{Chunk, OutputStream};
 
@@ -107,7 +107,7 @@ pub async fn submit(session: Session, mut body: Value, plan: Plan, mut signals: 
         leave(session, &mut signals).await?;
         return Err(failure);
     }
-    wait(session, &id, &plan, signals).await
+    wait(session, &id, number(&answer, &["JobVersion"]), &plan, signals).await
 }
 
 /// Sends the job, to another node on the data directory when one goes away before it has answered.
@@ -123,7 +123,7 @@ async fn put(mut session: Session, body: &Value, signals: &mut Signals) -> Resul
 }
 
 /// Waits for the job, with another node on the data directory when one goes away.
-async fn wait(mut session: Session, id: &str, plan: &Plan, mut signals: Signals) -> Outcome {
+async fn wait(mut session: Session, id: &str, version: i64, plan: &Plan, mut signals: Signals) -> Outcome {
     let mut following = Following::new(&session, id, plan);
     let mut reopened = 0;
     let end = loop {
@@ -136,6 +136,17 @@ async fn wait(mut session: Session, id: &str, plan: &Plan, mut signals: Signals)
         }
     };
     drop(following);
+    if let Ok(End::Ended(job)) = &end
+        && number(job, &["Job", "Version"]) > version
+        && version > 0
+    {
+        let newest = number(job, &["Job", "Version"]);
+        signals.or(session.close(), || Failure::silent(exit::INTERRUPTED)).await?;
+        let message =
+            format!("version {version} of {id} was stopped: version {newest} of the job took its place");
+        return Err(Failure::new(exit::JOB_FAILED, "Replaced", message)
+            .hint(format!("see how that one ended with `cardume job describe {}`", short_id(id))));
+    }
     finish(session, id, plan, end, signals).await
 }
 

@@ -140,7 +140,7 @@ impl Session {
         drop(self.client);
         self.notes.say(match embedded.hand_over().await? {
             Some(background) => format!(
-                "the job goes on in a background peer (pid {}, log {}); it ends with its jobs",
+                "the job goes on in a background peer (pid {}, log {}), which ends with its jobs; what ran here starts there from the beginning",
                 background.pid,
                 background.log.display()
             ),

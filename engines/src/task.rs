@@ -147,14 +147,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// What a small job gets: 512 MiB, one processor, no wall limit, 1 MiB of each stream, 1 GiB of results.
+    /// What a small job gets: 512 MiB, one processor, no wall limit, 16 MiB of each stream, 1 GiB of results.
     fn default() -> Self {
         Limits {
             memory_bytes: 512 << 20,
             cpu_milli: 1000,
             wall: None,
-            stdout_bytes: 1 << 20,
-            stderr_bytes: 1 << 20,
+            stdout_bytes: 16 << 20,
+            stderr_bytes: 16 << 20,
             output_bytes: 1 << 30,
             processes: 64,
         }

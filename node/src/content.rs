@@ -16,7 +16,7 @@ use job::{ExecutionKey, JobId, PeerId};
 use p2p::Host;
 use storage::block::{Block, BlockError, Blocks};
 use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Fetched, Peer};
-use storage::fetch::FetchLimits;
+use storage::fetch::{FetchLimits, Progress};
 use storage::read::{self, ReadError};
 use storage::records::{Batch, Records};
 use storage::store::{Pin, Settings, Store, StoreError};
@@ -352,11 +352,13 @@ impl Content {
         hints: &[PeerId],
         give_up_after: Duration,
         max_bytes: u64,
+        progress: Option<watch::Sender<Progress>>,
     ) -> Result<Checkout, FetchFault> {
         let (cid, bytes) = match self.here_as_one_block(what)? {
             Some(bytes) if bytes <= max_bytes => (what.cid, bytes),
             _ => {
-                let fetched = self.fetch(what, hints, give_up_after, max_bytes).await?;
+                let fetched = self.fetch(what, hints, give_up_after, max_bytes, progress).await?;
+                self.refuse_link(what, &fetched.root).await?;
                 (fetched.root, fetched.progress.bytes)
             }
         };
@@ -380,6 +382,7 @@ impl Content {
         hints: &[PeerId],
         give_up_after: Duration,
         max_bytes: u64,
+        progress: Option<watch::Sender<Progress>>,
     ) -> Result<Fetched, FetchFault> {
         self.parked.until_moved(&what.cid).await;
         let most = FetchLimits::default();
@@ -388,7 +391,22 @@ impl Content {
             .hints(self.hints(hints))
             .limits(FetchLimits { max_bytes: max_bytes.min(most.max_bytes), ..most })
             .give_up_after(give_up_after);
+        let request = match progress {
+            Some(progress) => request.progress(progress),
+            None => request,
+        };
         self.exchange.fetch(request).await.map_err(fault)
+    }
+
+    /// A symbolic link is the name of something else, and has no bytes of its own.
+    async fn refuse_link(&self, what: &ContentPath, cid: &Cid) -> Result<(), FetchFault> {
+        let stat = read::stat(&self.store, *cid).await;
+        match stat.ok().and_then(|stat| stat.target) {
+            None => Ok(()),
+            Some(target) => Err(FetchFault::Malformed(format!(
+                "{what} is a symbolic link to {target:?}: name what it leads to instead"
+            ))),
+        }
     }
 
     /// One block, from here or from peers.
@@ -411,7 +429,8 @@ impl Content {
         what: &ContentPath,
         within: Duration,
     ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>, FetchFault> {
-        let cid = self.fetch(what, &[], within, u64::MAX).await?.root;
+        let cid = self.fetch(what, &[], within, u64::MAX, None).await?.root;
+        self.refuse_link(what, &cid).await?;
         let guard = self.store.guard(&cid).await.map_err(|error| here(&error))?;
         let bytes = read::cat(&self.store, cid, .., read::Limits::default());
         Ok(bytes.map(move |piece| {
@@ -680,7 +699,8 @@ fn here(error: &StoreError) -> FetchFault {
 fn unreadable(error: &ReadError) -> FetchFault {
     let text = crate::api::error::chain(error);
     match error {
-        ReadError::Block(_) | ReadError::NoEntry { .. } => FetchFault::NotFound(text),
+        ReadError::NoEntry { .. } => FetchFault::NoEntry(text),
+        ReadError::Block(_) => FetchFault::NotFound(text),
         _ => FetchFault::Malformed(text),
     }
 }
@@ -689,9 +709,12 @@ fn fault(error: ExchangeError) -> FetchFault {
     use storage::fetch::FetchError;
     let text = crate::api::error::chain(&error);
     match &error {
-        ExchangeError::NoPeer { .. } | ExchangeError::Deadline { .. } | ExchangeError::Path { .. } => {
-            FetchFault::NotFound(text)
-        }
+        ExchangeError::Path { source, .. } => match unreadable(source) {
+            FetchFault::NoEntry(_) => FetchFault::NoEntry(text),
+            FetchFault::Malformed(_) => FetchFault::Malformed(text),
+            _ => FetchFault::NotFound(text),
+        },
+        ExchangeError::NoPeer { .. } | ExchangeError::Deadline { .. } => FetchFault::NotFound(text),
         ExchangeError::Content { source, .. } => match source.as_ref() {
             FetchError::Limit { .. } => FetchFault::TooLarge(text),
             FetchError::Malformed { .. } => FetchFault::Malformed(text),

@@ -172,16 +172,14 @@ impl Index {
         if let Ok(id) = text.parse::<JobId>() {
             return if jobs.contains_key(&id) { Named::One(id) } else { Named::None };
         }
+        let may_begin = is_prefix(text);
+        let is_meant = |job: &JobSummary| {
+            let is_called = job.name == text && namespace.is_none_or(|wanted| job.namespace == wanted);
+            // A name that looks like an id hides no job of that id.
+            is_called || may_begin && job.id.to_string().starts_with(text)
+        };
         let summaries = jobs.values().map(|entry| &entry.line.summary);
-        let named = summaries
-            .filter(|job| job.name == text && namespace.is_none_or(|wanted| job.namespace == wanted))
-            .map(|job| job.id);
-        match Named::of(named) {
-            Named::None if is_prefix(text) => {
-                Named::of(jobs.keys().filter(|id| id.to_string().starts_with(text)).copied())
-            }
-            named => named,
-        }
+        Named::of(summaries.filter(|job| is_meant(job)).map(|job| job.id))
     }
 
     /// All lines, newest job first.
@@ -286,5 +284,9 @@ mod tests {
         let id = JobId([1; 16]).to_string();
         assert_eq!(index.find(&id[..10], None), Named::One(JobId([1; 16])));
         assert_eq!(index.find(&id[..9], None), Named::None);
+        // Whoever calls a job so hides no other.
+        index.add(line(2, 1, "default", &id[..10]));
+        assert_eq!(index.find(&id[..10], None), Named::Many(2));
+        assert_eq!(index.find(&id[..12], None), Named::One(JobId([1; 16])));
     }
 }

@@ -299,7 +299,7 @@ where
             _ if !is_wanted => tries >= HOLD_ATTEMPTS,
             FetchFault::Here(_) => false,
             FetchFault::NotFound(_) => began.elapsed() >= HOLD_PATIENCE,
-            FetchFault::Malformed(_) | FetchFault::TooLarge(_) => true,
+            FetchFault::NoEntry(_) | FetchFault::Malformed(_) | FetchFault::TooLarge(_) => true,
         };
         if is_over {
             return Err(error);

@@ -28,7 +28,11 @@ pub async fn view(app: &App, job: JobId, version: Option<u32>) -> Result<JobView
     let stored = tokio::task::spawn_blocking(move || stored(&records, job, version))
         .await
         .map_err(|error| ApiError::internal("reading the job's record", &error))??;
-    stored.ok_or_else(|| missing(&job.to_string(), version))
+    let mut view = stored.ok_or_else(|| missing(&job.to_string(), version))?;
+    for execution in view.executions.iter_mut().filter(|one| one.held && one.result.is_some()) {
+        execution.holders = vec![app.me];
+    }
+    Ok(view)
 }
 
 /// The versions of a job that are known, oldest first.

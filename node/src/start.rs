@@ -106,6 +106,10 @@ impl StartError {
     /// What to do next.
     pub fn hint(&self) -> Option<String> {
         match self {
+            StartError::Locked { dir, source: LockError::Io(_) } => Some(format!(
+                "make {} a directory that this user may write, or use another --data-dir",
+                dir.display()
+            )),
             StartError::Locked { dir, .. } => Some(format!(
                 "stop that process, talk to it (it serves {}), or use another --data-dir",
                 api_socket(dir).display()
@@ -507,9 +511,9 @@ fn make_dir(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::Directory { path: path.to_owned(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-    // Runners of other users walk through it to their inputs; nobody else may read or write it.
-    if mode & 0o077 != 0o011 {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+    // It holds the record of all jobs and all content. Runners of other users get their inputs handed over.
+    if mode & 0o077 != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }

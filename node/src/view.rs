@@ -134,7 +134,11 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
             "ExitCode": view.exit_code.unwrap_or(if has_failed { -1 } else { 0 }),
             "ErrorMsg": fault,
         },
-        "Usage": {"CPUMillis": view.usage.cpu_ms, "PeakMemory": view.usage.memory},
+        "Usage": {
+            "CPUMillis": view.usage.cpu_ms,
+            "PeakMemory": view.usage.memory,
+            "OutputNotKept": view.usage.unkept,
+        },
         "PreviousExecution": "",
         "NextExecution": "",
         "FollowupEvalID": "",

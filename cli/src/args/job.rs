@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Output;
@@ -125,7 +126,7 @@ impl Job {
 #[derive(Debug, Clone, Args)]
 pub struct Named {
     /// The job: id, prefix of it, or name
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub id: String,
 
     /// The namespace of a job that is named [default: all]
@@ -300,7 +301,7 @@ pub struct Logs {
 )]
 pub struct Get {
     /// The job (id, prefix of it, or name), and one file or folder of its results
-    #[arg(value_name = "ID[/FILE]")]
+    #[arg(value_name = "ID[/FILE]", value_parser = NonEmptyStringValueParser::new())]
     pub job: String,
 
     /// The namespace of a job that is named [default: all]

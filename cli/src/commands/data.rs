@@ -10,7 +10,7 @@ use crate::args::data::{Add, Data, Get};
 use crate::args::{Global, Output};
 use crate::content;
 use crate::failure::{Failure, Outcome};
-use crate::output::{Format, Report, Table, print, print_document, write_bytes};
+use crate::output::{Format, Report, Table, print, print_document, say_always, write_bytes};
 use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::tree::{Staging, install};
 use crate::units::show_bytes;
@@ -82,7 +82,7 @@ async fn get(session: &Session, content: &ContentPath, flags: &Get) -> Result<()
     let fetched = content::fetch(&session.client, session.notes, content, flags.timeout, &arrived).await?;
     install::install(&arrived, &target, flags.force)?;
     for link in &fetched.left_out {
-        session.notes.say(format!("Warning: left out a symbolic link that leads outside: {link}"));
+        say_always(format!("Warning: left out a symbolic link that leads outside: {link}"));
     }
     let target = target.display().to_string();
     match flags.output.format.unwrap_or_default() {

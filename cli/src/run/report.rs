@@ -29,6 +29,9 @@ pub fn ended(job: &Value, plan: &Plan, notes: Notes) -> Result<(), Failure> {
     } else {
         print(&summary(job))?;
     }
+    for cut in cut_short(list(job, &["Executions", "Items"])) {
+        say_always(format!("Warning: {cut}"));
+    }
     if state != "Completed" {
         say_always(format!("Error: {}", why(job)));
     }
@@ -36,6 +39,29 @@ pub fn ended(job: &Value, plan: &Plan, notes: Notes) -> Result<(), Failure> {
         hints(job, notes);
     }
     Ok(())
+}
+
+/// The partitions that printed more than is kept, in words; many of them in one line.
+pub fn cut_short(executions: &[Value]) -> Vec<String> {
+    let deciding = deciding_executions(executions);
+    let cut: Vec<(i64, i64)> = deciding
+        .iter()
+        .map(|one| (number(one, &["PartitionIndex"]), number(one, &["Usage", "OutputNotKept"])))
+        .filter(|(_, bytes)| *bytes > 0)
+        .collect();
+    if cut.len() > LISTED {
+        return vec![format!(
+            "{} partitions printed more than is kept: their output is cut short",
+            cut.len()
+        )];
+    }
+    let line = |(partition, bytes)| {
+        format!(
+            "partition {partition} printed {bytes} bytes more than is kept: its output is cut short (write large \
+             output into a result folder)"
+        )
+    };
+    cut.into_iter().map(line).collect()
 }
 
 /// The document of a job that was waited for: {JobID, State, ExitCode, Job, Executions}.
@@ -83,12 +109,20 @@ fn partitions(job: &Value, most: usize) -> Table {
         table.row([
             number(execution, &["PartitionIndex"]).to_string(),
             execution_state(execution),
-            number(execution, &["RunOutput", "ExitCode"]).to_string(),
+            exit_of(execution),
             if most == LISTED { short_peer(node) } else { node.to_owned() },
             text(execution, &["PublishedResult", "Params", "CID"]).to_owned(),
         ]);
     }
     table
+}
+
+/// The exit code of an execution that came to one.
+fn exit_of(execution: &Value) -> String {
+    match execution_state(execution).as_str() {
+        "Completed" | "Failed" => number(execution, &["RunOutput", "ExitCode"]).to_string(),
+        _ => String::new(),
+    }
 }
 
 /// One line: which nodes ran it, its exit code, how long it took.
@@ -176,6 +210,26 @@ mod tests {
             "job j-a2bc3985 failed: exit code 3 on two nodes"
         );
         assert_eq!(why(&json!({"Job": {"ID": "x", "State": {"StateType": "Stopped"}}})), "job x stopped");
+    }
+
+    #[test]
+    fn output_that_was_not_kept_is_told() {
+        let execution = |partition: i64, unkept: i64| {
+            json!({"PartitionIndex": partition, "ComputeState": {"StateName": "Completed"},
+                "Usage": {"OutputNotKept": unkept}})
+        };
+        assert!(cut_short(&[execution(0, 0)]).is_empty());
+        let told = cut_short(&[execution(0, 0), execution(1, 7)]);
+        assert!(told.len() == 1 && told[0].contains("partition 1 printed 7 bytes more"), "{told:?}");
+        let many: Vec<Value> = (0..100).map(|partition| execution(partition, 1)).collect();
+        assert_eq!(cut_short(&many).len(), 1);
+    }
+
+    #[test]
+    fn an_execution_that_was_cancelled_shows_no_exit_code() {
+        let shown =
+            |state| exit_of(&json!({"ComputeState": {"StateName": state}, "RunOutput": {"ExitCode": 0}}));
+        assert_eq!((shown("Completed"), shown("Cancelled")), ("0".to_owned(), String::new()));
     }
 
     #[test]

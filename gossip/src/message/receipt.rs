@@ -85,6 +85,9 @@ pub struct Usage {
     /// Bytes written to its results.
     #[serde(rename = "d", default, skip_serializing_if = "is_default")]
     pub disk: u64,
+    /// Bytes that it printed and that were not kept, being more than its worker keeps.
+    #[serde(rename = "u", default, skip_serializing_if = "is_default")]
+    pub unkept: u64,
 }
 
 /// One execution that ended.

@@ -204,8 +204,8 @@ fn execution_view(
     };
     let mut holders = Vec::new();
     if execution.result.is_some() {
-        holders.extend(owner.filter(|_| execution.held));
-        holders.push(worker);
+        // Once its owner holds it, a worker keeps a result no longer than it has room for it.
+        holders.push(owner.filter(|_| execution.held).unwrap_or(worker));
     }
     ExecutionView {
         key,

@@ -69,7 +69,7 @@ fn receipts() -> impl Strategy<Value = ReceiptGroup> {
                 Outcome::Exit(code)
             },
             result: (!fault).then(|| ResultInfo { cid: cid(text.as_bytes()), size: 5, published: text }),
-            usage: Usage { cpu_ms: 1, memory: 2, disk: 0 },
+            usage: Usage { cpu_ms: 1, memory: 2, disk: 0, unkept: 3 },
             started_ms: 5,
             ran_ms: 6,
         },

@@ -201,10 +201,11 @@ impl Worker {
         let Some(job) = self.jobs.get_mut(&job_key(&id)) else { return };
         let owner = job.owner;
         let Some(execution) = job.executions.get_mut(&part(&id)) else { return };
+        let news = execution.message != message;
         execution.message = cut(&message);
         execution.logged = logged;
         if let Stage::Started { phase: was, since, told, .. } = &mut execution.stage
-            && *was != phase
+            && (*was != phase || news)
         {
             (*was, *since, *told) = (phase, now, false);
             self.timers.set_earlier(Timer::Report(owner), now + REPORT_AFTER);

@@ -331,7 +331,9 @@ fn timeout(fields: &mut Fields<'_>, name: &'static str, what: &str, sink: &mut S
     let Some(node) = fields.take(name) else { return 0 };
     let Some(seconds) = node.integer(sink) else { return 0 };
     u64::try_from(seconds).unwrap_or_else(|_| {
-        let hint = Some("write seconds, or 0 for no limit".to_owned());
+        let hint = Some(
+            "write seconds, or 0 for the default (QueueTimeout: the node's; the others: no limit)".to_owned(),
+        );
         sink.add_broken(&node.path, format!("invalid {what} timeout value: {seconds}s"), hint);
         0
     })

@@ -403,7 +403,7 @@ fn timeouts(timeouts: &Timeouts, sink: &mut Sink) {
     for (name, seconds) in [("ExecutionTimeout", execution), ("QueueTimeout", queue), ("TotalTimeout", total)]
     {
         if seconds > MAX_TIMEOUT_SECONDS {
-            let hint = format!("allowed: up to {MAX_TIMEOUT_SECONDS} (ten years), or 0 for no limit");
+            let hint = format!("allowed: up to {MAX_TIMEOUT_SECONDS} (ten years), or 0 for the default");
             sink.add(&format!("{PATH}.{name}"), format!("{seconds}s is out of range"), Some(hint));
         }
     }

@@ -197,7 +197,7 @@ async fn raw(app: &App, what: &ContentPath, within: Duration) -> Result<Response
 /// A folder as its entries, a file as one entry. It is brought here whole before the first byte goes out.
 async fn tar(app: &App, what: &ContentPath, within: Duration) -> Result<Response, ApiError> {
     let stat = app.content.stat(what, within).await.map_err(failed)?;
-    let checkout = app.content.checkout(what, &[], within, u64::MAX).await.map_err(failed)?;
+    let checkout = app.content.checkout(what, &[], within, u64::MAX, None).await.map_err(failed)?;
     let (sender, pieces) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
     tokio::task::spawn_blocking(move || {
         let mut writer = std::io::BufWriter::with_capacity(256 << 10, Sender(sender.clone()));
@@ -258,6 +258,7 @@ fn failed(fault: FetchFault) -> ApiError {
     match fault {
         FetchFault::NotFound(message) => ApiError::not_found(message)
             .hint("is a peer that holds it connected? `cardume node list` shows who is"),
+        FetchFault::NoEntry(message) => ApiError::not_found(message),
         FetchFault::Malformed(message) | FetchFault::TooLarge(message) => ApiError::bad_request(message),
         FetchFault::Here(message) => {
             ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)

@@ -104,16 +104,20 @@ fn has_labels(node: &Value, selector: &[Constraint]) -> bool {
     job::constraint::matches(selector, &labels)
 }
 
-/// `GET /orchestrator/nodes/:id`; the beginning or the end of an id is enough.
+/// `GET /orchestrator/nodes/:id`; the beginning or the end of an id, as lists show it, or a node's name is enough.
 pub async fn describe(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let fits = |node: &Value| {
         let name = node["Info"]["NodeID"].as_str().unwrap_or_default();
-        name == id || (id.len() >= PREFIX && (name.starts_with(&id) || name.ends_with(&id)))
+        let label = node["Info"]["Labels"]["name"].as_str();
+        let id = id.strip_prefix('…').unwrap_or(&id);
+        name == id
+            || label == Some(id)
+            || (id.len() >= PREFIX && (name.starts_with(id) || name.ends_with(id)))
     };
     let mut found = nodes::all(&app).await.into_iter().filter(fits);
     match (found.next(), found.next()) {
         (Some(node), None) => Ok(Json(json!({"Node": node}))),
-        (Some(_), Some(_)) => Err(ApiError::bad_request(format!("more than one node begins with {id}"))),
+        (Some(_), Some(_)) => Err(ApiError::bad_request(format!("more than one node is meant by {id}"))),
         (None, _) => Err(ApiError::not_found(format!("node not found: {id}"))
             .hint("`cardume node list` shows the nodes that are known here")),
     }

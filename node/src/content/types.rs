@@ -11,9 +11,12 @@ use storage::unixfs::{Profile, Root};
 /// Why content cannot be had or kept, in words for its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFault {
-    /// Nobody offers it, or not at that path.
+    /// Nobody offers it.
     #[error("{0}")]
     NotFound(String),
+    /// There is nothing at that path: no node has it.
+    #[error("{0}")]
+    NoEntry(String),
     /// It is not what it should be: no node can use it.
     #[error("{0}")]
     Malformed(String),

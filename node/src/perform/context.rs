@@ -16,6 +16,8 @@ use gossip::message::FaultClass;
 use gossip::worker::{Start, Submitter};
 use job::spec::{ContentPath, Engine as EngineSpec, JobSpec, Source};
 use job::{Cid, JobId, PeerId};
+use storage::fetch::Progress;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::execution::{Fault, mount, prepare_fault, trust};
@@ -68,13 +70,15 @@ type Key = (JobId, u32, engines::TrustClass);
 /// The contexts of the jobs that run, or did so just now.
 pub struct Contexts {
     kept: Kept<Key, Parts>,
+    /// What is brought for those that are being made.
+    coming: Mutex<BTreeMap<Key, Vec<Coming>>>,
     /// The last failure to make each, and when.
     failed: Mutex<BTreeMap<Key, (Instant, Fault)>>,
 }
 
 impl Default for Contexts {
     fn default() -> Self {
-        Contexts { kept: Kept::new(KEPT, KEPT_FOR), failed: Mutex::default() }
+        Contexts { kept: Kept::new(KEPT, KEPT_FOR), coming: Mutex::default(), failed: Mutex::default() }
     }
 }
 
@@ -96,7 +100,10 @@ impl Contexts {
         {
             return Err(fault.clone());
         }
-        let made = make(bench, order).await;
+        let made = {
+            let _gone = Gone(self, key);
+            make(bench, order, &|coming| self.coming().entry(key).or_default().push(coming)).await
+        };
         if let Err(fault) = &made {
             let mut failed = self.failures();
             while failed.len() >= KEPT && failed.pop_first().is_some() {}
@@ -105,12 +112,59 @@ impl Contexts {
         made
     }
 
+    /// What an execution that waits for its context waits for, in words; empty when nothing is on its way.
+    pub fn doing(&self, order: &Start) -> String {
+        let key = (order.execution.job, order.execution.version, trust(order.submitter));
+        let coming = self.coming();
+        let on_their_way = coming.get(&key).into_iter().flatten().filter(|coming| !coming.is_done());
+        let mut words: Vec<String> = on_their_way.take(INPUTS_AT_ONCE + 1).map(Coming::describe).collect();
+        if words.len() > INPUTS_AT_ONCE {
+            words.truncate(INPUTS_AT_ONCE);
+            words.push("more".to_owned());
+        }
+        if words.is_empty() { String::new() } else { format!("fetching {}", words.join(", ")) }
+    }
+
+    fn coming(&self) -> MutexGuard<'_, BTreeMap<Key, Vec<Coming>>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failures(&self) -> MutexGuard<'_, BTreeMap<Key, (Instant, Fault)>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn make(bench: &Bench, order: &Start) -> Result<Parts, Fault> {
+/// Nothing is on its way for a context any more, however its making ends.
+struct Gone<'a>(&'a Contexts, Key);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.coming().remove(&self.1);
+    }
+}
+
+/// An input on its way.
+struct Coming {
+    cid: Cid,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Coming {
+    /// The sender goes with the fetch.
+    fn is_done(&self) -> bool {
+        self.progress.has_changed().is_err()
+    }
+
+    fn describe(&self) -> String {
+        let progress = *self.progress.borrow();
+        match progress.total_bytes {
+            Some(total) => format!("{} ({} of {total} bytes)", self.cid, progress.bytes.min(total)),
+            None => format!("{} (not found yet)", self.cid),
+        }
+    }
+}
+
+async fn make(bench: &Bench, order: &Start, comes: &(dyn Fn(Coming) + Sync)) -> Result<Parts, Fault> {
     let hints = hints(order.owner, &order.hints);
     let spec = Arc::new(read_spec(bench, order, &hints).await?);
     if !spec.task.resources.fits(&order.resources) {
@@ -120,11 +174,15 @@ async fn make(bench: &Bench, order: &Start) -> Result<Parts, Fault> {
         return Err(Fault::new(FaultClass::Node, format!("no engine {} here", spec.task.engine.kind())));
     };
     let wanted = wanted(&spec)?;
-    let checkouts = fetch_all(bench, order, &wanted, &hints).await?;
+    let checkouts = fetch_all(bench, order, &wanted, &hints, comes).await?;
     let module = wanted
         .iter()
         .position(|input| input.target == wasm.module)
         .ok_or_else(|| Fault::new(FaultClass::Job, "no input is the entry module"))?;
+    if checkouts[module].path.is_dir() {
+        let message = format!("the module {} is a folder, and no WebAssembly module", wanted[module].content);
+        return Err(Fault::new(FaultClass::Job, message));
+    }
     let kind = TaskKind::Wasm {
         module: ModuleSource { cid: checkouts[module].cid, path: checkouts[module].path.clone() },
         entrypoint: wasm.entrypoint.clone(),
@@ -136,7 +194,10 @@ async fn make(bench: &Bench, order: &Start) -> Result<Parts, Fault> {
         .filter(|(input, _)| !input.module)
         .map(|(input, checkout)| mount(checkout.path.clone(), &input.target))
         .collect::<Vec<_>>();
-    let prepared = prepare(bench, order, &kind, &mounts).await?;
+    let prepared = prepare(bench, order, &kind, &mounts).await.map_err(|fault| Fault {
+        message: format!("module {}: {}", wanted[module].content, fault.message),
+        ..fault
+    })?;
     let inputs = checkouts.iter().map(|checkout| checkout.cid).collect();
     Ok(Parts { spec, kind, mounts, prepared, inputs, _checkouts: checkouts })
 }
@@ -179,6 +240,7 @@ async fn fetch_all(
     order: &Start,
     wanted: &[Wanted],
     hints: &[PeerId],
+    comes: &(dyn Fn(Coming) + Sync),
 ) -> Result<Vec<Checkout>, Fault> {
     let (room, whose) = input_room(order, bench.content.room());
     let left = &AtomicU64::new(room);
@@ -187,7 +249,12 @@ async fn fetch_all(
         .map(|input| async move {
             let fault = |error: FetchFault| input_fault(&input.target, &input.content.cid, whose, &error);
             let most = left.load(Ordering::Acquire);
-            let fetched = bench.content.checkout(&input.content, hints, bench.input_timeout, most).await;
+            let (progress, seen) = watch::channel(Progress::default());
+            comes(Coming { cid: input.content.cid, progress: seen });
+            let fetched = bench
+                .content
+                .checkout(&input.content, hints, bench.input_timeout, most, Some(progress))
+                .await;
             let checkout = fetched.map_err(fault)?;
             let less = |left: u64| left.checked_sub(checkout.bytes);
             if left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
@@ -216,7 +283,7 @@ fn input_room(order: &Start, store: u64) -> (u64, FaultClass) {
 fn input_fault(what: &str, cid: &Cid, too_large: FaultClass, error: &FetchFault) -> Fault {
     let (class, hint) = match error {
         FetchFault::NotFound(_) => (FaultClass::Input, ""),
-        FetchFault::Malformed(_) => (FaultClass::Job, ""),
+        FetchFault::NoEntry(_) | FetchFault::Malformed(_) => (FaultClass::Job, ""),
         FetchFault::TooLarge(_) => (too_large, " (a job that says so in Resources.Disk may have more)"),
         FetchFault::Here(_) => (FaultClass::Node, ""),
     };

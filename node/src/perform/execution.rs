@@ -21,6 +21,9 @@ use crate::clock;
 /// thousands of small ones a second cheap.
 const WORTH_A_WORD: Duration = Duration::from_millis(20);
 
+/// How often what it waits for is told anew, while that changes.
+const WORTH_ANOTHER_WORD: Duration = Duration::from_secs(1);
+
 /// Why an execution ends without an exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -121,8 +124,19 @@ async fn prepared(bench: &Arc<Bench>, order: &Start) -> Result<Arc<Context>, Fau
         context = getting.as_mut() => return context,
         () = tokio::time::sleep(WORTH_A_WORD) => {}
     }
-    report(bench, order.execution, Phase::Preparing, (0, 0));
-    getting.await
+    let mut said = None;
+    loop {
+        let doing = bench.contexts.doing(order);
+        if said.as_ref() != Some(&doing) {
+            report(bench, order.execution, Phase::Preparing, &doing, (0, 0));
+            said = Some(doing);
+        }
+        tokio::select! {
+            biased;
+            context = getting.as_mut() => return context,
+            () = tokio::time::sleep(WORTH_ANOTHER_WORD) => {}
+        }
+    }
 }
 
 async fn follow(bench: &Bench, order: &Start, running: &Running) -> Arc<engines::Ended> {
@@ -131,14 +145,20 @@ async fn follow(bench: &Bench, order: &Start, running: &Running) -> Arc<engines:
         ended = running.wait() => return ended,
         () = tokio::time::sleep(WORTH_A_WORD) => {}
     }
-    report(bench, order.execution, Phase::Running, (0, 0));
+    report(bench, order.execution, Phase::Running, "", (0, 0));
     running.wait().await
 }
 
 /// Tells the machine how far an execution is; a machine that is far behind does without. An execution that
 /// waited here could not end while the machine waits for its end.
-pub(super) fn report(bench: &Bench, execution: ExecutionKey, phase: Phase, logged: (u64, u64)) {
-    let input = Input::Phase { execution, phase, message: String::new(), logged };
+pub(super) fn report(
+    bench: &Bench,
+    execution: ExecutionKey,
+    phase: Phase,
+    message: &str,
+    logged: (u64, u64),
+) {
+    let input = Input::Phase { execution, phase, message: message.to_owned(), logged };
     if !bench.worker.try_input(input) {
         debug!(id = %execution.id(), ?phase, "the machine is not told");
     }

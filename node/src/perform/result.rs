@@ -47,12 +47,21 @@ pub async fn collect(
         result,
         blocks,
         stored,
-        usage: Usage { cpu_ms: millis(ended.usage.cpu), memory: ended.usage.peak_memory_bytes, disk: 0 },
+        usage: Usage {
+            cpu_ms: millis(ended.usage.cpu),
+            memory: ended.usage.peak_memory_bytes,
+            disk: 0,
+            unkept: unkept(&ended.stdout).saturating_add(unkept(&ended.stderr)),
+        },
         started_ms: 0,
         ran_ms: 0,
         engine: context.prepared.digest().to_owned(),
         inputs: context.inputs.clone(),
     })
+}
+
+fn unkept(stream: &Captured) -> u64 {
+    stream.produced.saturating_sub(stream.length)
 }
 
 fn millis(span: std::time::Duration) -> u64 {
@@ -117,7 +126,7 @@ async fn publish(
         let (added, blocks) = crate::content::small_tree(&files)?;
         return Ok(Published::new(&added, blocks, false));
     }
-    report(bench, order.execution, Phase::Publishing, (ended.stdout.length, ended.stderr.length));
+    report(bench, order.execution, Phase::Publishing, "", (ended.stdout.length, ended.stderr.length));
     publish_large(bench, order, task, ended, code).await
 }
 

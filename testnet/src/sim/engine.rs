@@ -275,7 +275,7 @@ impl World {
             result,
             blocks: blocks.into_iter().collect(),
             stored: !one.inline,
-            usage: Usage { cpu_ms: ran / MILLI, memory: 1 << 20, disk: one.result_size },
+            usage: Usage { cpu_ms: ran / MILLI, memory: 1 << 20, disk: one.result_size, ..Usage::default() },
             started_ms: wall.saturating_sub(ran) / MILLI,
             ran_ms: ran / MILLI,
             engine: "fake 1".to_owned(),

@@ -10,7 +10,7 @@ use crate::args::Global;
 use crate::args::job::Get;
 use crate::content::{self, encode};
 use crate::failure::{Failure, Outcome, exit};
-use crate::output::{Format, Report, Table};
+use crate::output::{Format, Report, Table, say_always};
 use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::tree::{Staging, install, merge};
 use crate::values::{is_terminal, job_state, list, number, short_id, text};
@@ -142,7 +142,7 @@ async fn fetch_one(
         let fetched =
             content::fetch(&session.client, session.notes, &content, wanted.flags.timeout, &into).await?;
         for link in fetched.left_out {
-            session.notes.say(format!("Warning: left out a symbolic link that leads outside: {link}"));
+            say_always(format!("Warning: left out a symbolic link that leads outside: {link}"));
         }
         Ok::<(), Failure>(())
     };

@@ -154,7 +154,7 @@ pub fn history_table(history: &[Value], format: Format) -> Table {
 fn versions_table(versions: &[Value], _: Format) -> Table {
     let mut table = Table::new(["CREATED (UTC)", "VERSION", "STATE"]);
     for job in versions {
-        let created = number(job, &["CreateTime"]).max(number(job, &["ModifyTime"]));
+        let created = number(job, &["CreateTime"]);
         table.row([show_nanos(created), number(job, &["Version"]).to_string(), job_state(job).to_owned()]);
     }
     table
