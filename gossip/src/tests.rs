@@ -1,5 +1,6 @@
 //! Both machines together: a small swarm in virtual time, through their public interfaces only.
 
+mod bounds;
 mod faults;
 mod harness;
 mod life;
