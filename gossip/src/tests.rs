@@ -6,4 +6,5 @@ mod harness;
 mod life;
 mod messages;
 mod orders;
+mod retention;
 mod search;

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use cid::Cid;
 use futures::{Stream, StreamExt};
 use job::spec::ContentPath;
-use job::{ExecutionKey, JobId, PeerId};
+use job::{ExecutionKey, PeerId};
 use p2p::Host;
 use storage::block::{Block, BlockError};
 use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Fetched, Peer};
 use storage::fetch::FetchLimits;
 use storage::read::{self, ReadError};
-use storage::store::{Blocking, Pin, Settings, Store, StoreError};
+use storage::store::{Blocking, Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile};
 use tokio::sync::{mpsc, watch};
 use tokio_util::io::StreamReader;
@@ -26,7 +26,8 @@ use tracing::debug;
 use crate::config::Config;
 use crate::network::{self, Swarm};
 use crate::peers;
-pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Kind, Listed, Stat};
+pub use storage::store::Pin;
+pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Keeper, Kind, Listed, Stat};
 
 /// CIDs waiting to be published in the DHT; more are left out, connected peers find them anyway.
 const PROVIDES: usize = 1024;
@@ -38,8 +39,6 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 const RESULT_NODES: u64 = 256 << 20;
 /// What an input's names and small files may take on disk beyond its bytes.
 const NAMES_ON_DISK: u64 = 256 << 20;
-/// The name under which what users add is kept.
-const USER: &str = "";
 
 /// The content of a node; cheap to clone.
 #[derive(Clone)]
@@ -117,7 +116,7 @@ impl Content {
 
     /// Adds a file or folder for a user: it stays until unpinned.
     pub async fn add(&self, path: &Path, options: &AddOptions) -> Result<Added, FetchFault> {
-        let pin = (!options.only_hash).then(|| USER.to_owned());
+        let pin = (!options.only_hash).then(|| Keeper::User.to_string());
         let added = self.store.add_path(path, options.store(pin)).await.map_err(|error| here(&error))?;
         self.came(added.cid, options.only_hash);
         Ok(of_store(added))
@@ -129,7 +128,7 @@ impl Content {
         bytes: impl Stream<Item = std::io::Result<Bytes>> + Send,
         options: &AddOptions,
     ) -> Result<Added, FetchFault> {
-        let pin = (!options.only_hash).then(|| USER.to_owned());
+        let pin = (!options.only_hash).then(|| Keeper::User.to_string());
         let reader = StreamReader::new(bytes.boxed());
         let added =
             self.store.add_reader(reader, None, options.store(pin)).await.map_err(|error| here(&error))?;
@@ -142,7 +141,7 @@ impl Content {
         let entries = [Entry::new(name, added.clone())];
         let (added, blocks) = directory(&options.profile, &entries)?;
         if !options.only_hash {
-            let pin = Pin::new(added.cid, USER);
+            let pin = Keeper::User.pin(added.cid);
             self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
             self.came(added.cid, false);
         }
@@ -175,7 +174,7 @@ impl Content {
     /// Puts a directory together and pins it for an execution.
     pub async fn add_result(&self, execution: ExecutionKey, entries: &[Entry]) -> Result<Added, FetchFault> {
         let (added, blocks) = directory(&Profile::default(), entries)?;
-        let pin = Pin::new(added.cid, execution.id().to_string());
+        let pin = Keeper::Execution(execution.id()).pin(added.cid);
         self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
         Ok(added)
@@ -203,52 +202,37 @@ impl Content {
 
     // --- keeping ---
 
-    /// Stores blocks and pins roots among them for a job, in one go; durable at return.
+    /// Stores blocks and pins roots among them, in one go; durable at return.
     ///
     /// Answers with those roots that are not pinned, since the blocks are not all of what is below them: bring the
     /// rest with [`Content::hold`].
     pub async fn hold_blocks(
         &self,
-        job: JobId,
+        keeper: Keeper,
         blocks: Vec<Block>,
         roots: &[Cid],
     ) -> Result<Vec<Cid>, FetchFault> {
         let incomplete = incomplete(&blocks, roots);
         let whole = roots.iter().filter(|root| !incomplete.contains(root));
-        let pins = whole.map(|root| Pin::new(*root, job.to_string())).collect();
+        let pins = whole.map(|root| keeper.pin(*root)).collect();
         self.store.put_pinned(blocks, pins).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
         self.held.send_modify(|count| *count += 1);
         Ok(incomplete)
     }
 
-    /// Keeps content that is here for a job.
-    pub async fn pin(&self, job: JobId, roots: &[Cid]) -> Result<(), FetchFault> {
-        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+    /// Keeps content that is here.
+    pub async fn pin(&self, keeper: Keeper, roots: &[Cid]) -> Result<(), FetchFault> {
+        let pins = roots.iter().map(|root| keeper.pin(*root)).collect();
         self.store.pin(pins).await.map_err(|error| here(&error))
     }
 
-    /// Which of these are not kept for a job yet.
-    pub fn not_pinned(&self, job: JobId, roots: &[Cid]) -> Vec<Cid> {
-        let name = job.to_string();
-        let is_pinned = |root: &Cid| {
-            let pin = Pin::new(*root, &name);
-            self.store.blocking().is_pinned_as(&pin).unwrap_or(true)
-        };
-        roots.iter().filter(|root| !is_pinned(root)).copied().collect()
-    }
-
-    /// Takes back that content is kept for a job. What fails is logged, and stays until the job is forgotten.
-    pub async fn unpin(&self, job: JobId, roots: &[Cid]) {
-        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+    /// Takes back that content is kept. What fails is logged, and stays until pins that nobody needs are looked for.
+    pub async fn unpin(&self, keeper: Keeper, roots: &[Cid]) {
+        let pins = roots.iter().map(|root| keeper.pin(*root)).collect();
         if let Err(error) = self.store.unpin(pins).await {
-            debug!(%job, %error, "content of a job could not be released");
+            debug!(%keeper, %error, "content could not be released");
         }
-    }
-
-    /// Releases everything that is kept for a job: its inputs, its spec, the results of all its attempts.
-    pub async fn unpin_job(&self, job: JobId) -> Result<(), FetchFault> {
-        self.store.unpin_all(&job.to_string()).await.map(drop).map_err(|error| here(&error))
     }
 
     /// How many bytes of blocks a result may have whose worker says that its files have `claimed`, when its job may
@@ -258,10 +242,10 @@ impl Content {
         files.saturating_add(files / 8).saturating_add(RESULT_NODES).min(self.room / 2)
     }
 
-    /// Brings content of at most so many bytes here and keeps it for a job; durable at return.
+    /// Brings content of at most so many bytes here and keeps it; durable at return.
     pub async fn hold(
         &self,
-        job: JobId,
+        keeper: Keeper,
         root: Cid,
         from: &[PeerId],
         max_bytes: u64,
@@ -269,23 +253,30 @@ impl Content {
         let limits = FetchLimits::bytes(max_bytes);
         let request = FetchRequest::new(root).hints(self.hints(from)).limits(limits);
         self.exchange.fetch(request).await.map_err(fault)?;
-        self.pin(job, &[root]).await?;
+        self.pin(keeper, &[root]).await?;
         self.held.send_modify(|count| *count += 1);
         self.provide_result(root);
         Ok(())
     }
 
-    /// Stores one block for a job.
-    pub async fn put_pinned(&self, cid: Cid, data: Bytes, job: JobId) -> Result<(), FetchFault> {
-        self.hold_blocks(job, vec![Block { cid, data }], &[cid]).await.map(drop)
+    /// Stores one block and keeps it.
+    pub async fn put_pinned(&self, cid: Cid, data: Bytes, keeper: Keeper) -> Result<(), FetchFault> {
+        self.hold_blocks(keeper, vec![Block { cid, data }], &[cid]).await.map(drop)
     }
 
     /// An execution's result need not stay on its worker.
     pub async fn unpin_execution(&self, execution: ExecutionKey, root: Cid) {
-        let pin = Pin::new(root, execution.id().to_string());
-        if let Err(error) = self.store.unpin(vec![pin]).await {
-            debug!(%root, %error, "a result could not be released; it stays until the next time");
-        }
+        self.unpin(Keeper::Execution(execution.id()), &[root]).await;
+    }
+
+    /// At most so many pins, in a fixed order, from after one on; none when there are no more.
+    pub async fn pins(&self, after: Option<Pin>, most: usize) -> Result<Vec<Pin>, FetchFault> {
+        self.store.pins(after, most).await.map_err(|error| here(&error))
+    }
+
+    /// Takes pins back.
+    pub async fn release(&self, pins: Vec<Pin>) -> Result<(), FetchFault> {
+        self.store.unpin(pins).await.map_err(|error| here(&error))
     }
 
     // --- reading ---
