@@ -142,7 +142,7 @@ mod tests {
 
     async fn keepers(app: &App) -> Vec<Keeper> {
         let pins = app.content.pins(None, PAGE).await.unwrap();
-        let mut keepers: Vec<Keeper> = pins.iter().filter_map(Keeper::of).collect();
+        let mut keepers: Vec<Keeper> = pins.iter().map(|pin| Keeper::of(pin).unwrap()).collect();
         keepers.sort();
         keepers
     }
@@ -165,7 +165,8 @@ mod tests {
         let node = node(dir.path()).await;
         let app = node.app();
         let id = submitted(app).await;
-        let (unknown, made) = (Keeper::Job(JobId([9; 16]), 1), Keeper::Job(id, 2));
+        let other = JobId::derive("lab", app.me, b"forgotten");
+        let (unknown, made) = (Keeper::Job(other, 1), Keeper::Job(id, 2));
         let execution = ExecutionKey { job: id, version: 1, partition: 0, attempt: 1 }.id();
         let block = Block::raw("kept");
         for keeper in [Keeper::User, unknown, made, Keeper::Execution(execution)] {

@@ -226,14 +226,14 @@ pub struct Checkout {
 
 #[cfg(test)]
 mod tests {
-    use job::ExecutionKey;
+    use job::{ExecutionKey, PeerId};
 
     use super::*;
 
     #[test]
     fn pins_say_whom_they_are_for() {
         let cid = storage::block::cid_of(storage::block::RAW, b"kept");
-        let job = JobId([7; 16]);
+        let job = JobId::derive("lab", PeerId([7; 32]), b"nonce");
         let execution = ExecutionKey { job, version: 3, partition: 0, attempt: 1 }.id();
         for keeper in [Keeper::User, Keeper::Job(job, 3), Keeper::Execution(execution)] {
             assert_eq!(Keeper::of(&keeper.pin(cid)), Some(keeper));

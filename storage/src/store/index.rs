@@ -292,6 +292,11 @@ impl Index {
         })
     }
 
+    /// Whether this was added or fetched as a whole.
+    pub(super) fn is_root(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.db.get(ROOTS, &cid.to_bytes())?.is_some())
+    }
+
     /// Everything that was added or fetched, as (when last used, bytes, CID).
     pub(super) fn roots(&self) -> Result<Vec<(u64, u64, Cid)>, StoreError> {
         let mut all = Vec::new();
