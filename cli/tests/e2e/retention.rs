@@ -53,7 +53,7 @@ async fn an_ended_job_is_forgotten_with_its_content_and_the_last_one_is_not_also
     net.shell(0).refused(&["job", "get", &first], b"").await;
     net.shell(0).refused(&["job", "stop", &first], b"").await;
     assert_eq!(status(&net.client(1), &first).await, 404, "its worker says so too");
-    assert_eq!(listed(&net).await, [second.clone()]);
+    assert_eq!(listed(&net).await, [second.as_str()]);
     within("the release of its content", async {
         while !std::fs::read_to_string(&net.node(0).log)?.contains("kept for nobody was released") {
             // Nobody tells when a log grows.
@@ -66,7 +66,7 @@ async fn an_ended_job_is_forgotten_with_its_content_and_the_last_one_is_not_also
     net.kill(0).await;
     net.restart(0).await;
     assert_eq!(status(&owner, &first).await, 404);
-    assert_eq!(listed(&net).await, [second.clone()]);
+    assert_eq!(listed(&net).await, [second.as_str()]);
     net.shell(0).ok(&["job", "get", &second, "--output-dir", "results"]).await;
     assert_eq!(std::fs::read_dir(net.path("results")).unwrap().count(), 2);
 
