@@ -22,7 +22,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Whether this node can run the task, from what is known without preparing it.
     async fn check(&self, task: &Task) -> Support;
 
-    /// Whether [`prepare`](Engine::prepare) would have next to nothing to do.
+    /// Whether [`prepare`](Engine::prepare) would have next to nothing to do, as far as the engine knows without
+    /// starting anything: a new one may not.
     fn is_cached(&self, task: &Task) -> bool;
 
     /// Makes everything ready that executions of the same program share: compiles a module, loads an image.

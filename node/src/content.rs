@@ -1,5 +1,6 @@
 //! Content as the rest of the node uses it: the store on this disk, and the peers that fill its gaps.
 
+mod parked;
 mod types;
 
 use std::collections::{HashMap, HashSet};
@@ -13,11 +14,12 @@ use futures::{Stream, StreamExt};
 use job::spec::ContentPath;
 use job::{ExecutionKey, PeerId};
 use p2p::Host;
-use storage::block::{Block, BlockError};
+use storage::block::{Block, BlockError, Blocks};
 use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Fetched, Peer};
 use storage::fetch::FetchLimits;
 use storage::read::{self, ReadError};
-use storage::store::{Blocking, Settings, Store, StoreError};
+use storage::records::{Batch, Records};
+use storage::store::{Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile};
 use tokio::sync::{mpsc, watch};
 use tokio_util::io::StreamReader;
@@ -26,6 +28,8 @@ use tracing::debug;
 use crate::config::Config;
 use crate::network::{self, Swarm};
 use crate::peers;
+use parked::Parked;
+pub use parked::{FEW, Staged};
 pub use storage::store::Pin;
 pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Keeper, Kind, Listed, Stat};
 
@@ -54,13 +58,15 @@ pub struct Content {
     provides_later: mpsc::Sender<Cid>,
     /// Rings when results were stored.
     held: Arc<watch::Sender<u64>>,
+    /// Small results that are in the record, and not in the store yet.
+    parked: Arc<Parked>,
 }
 
 type Opened = Result<Content, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Content {
     /// Opens the store and starts the exchange.
-    pub async fn open(config: &Config, me: PeerId, host: Host) -> Opened {
+    pub async fn open(config: &Config, me: PeerId, host: Host, records: Records) -> Opened {
         let root = config.data_dir.join("content");
         let scratch = config.data_dir.join("tmp");
         match std::fs::remove_dir_all(&scratch) {
@@ -79,6 +85,21 @@ impl Content {
         let (provides, queue) = mpsc::channel(PROVIDES);
         let (provides_later, later) = mpsc::channel(PROVIDES);
         tokio::spawn(provide_all(host, queue, later));
+        let held = Arc::new(watch::channel(0).0);
+        let (parked, comes) = Parked::open(records)?;
+        let parked = Arc::new(parked);
+        let into = store.clone();
+        let put = move |blocks, pins| {
+            let store = into.clone();
+            async move { store.put_pinned(blocks, pins).await.map_err(|error| crate::api::error::chain(&error)) }
+        };
+        let (exchange_too, held_too, publish) = (exchange.clone(), Arc::clone(&held), provides_later.clone());
+        let stored = move |roots: &[Cid]| {
+            exchange_too.content_added();
+            held_too.send_modify(|count| *count += 1);
+            roots.iter().for_each(|root| later_in_dht(&publish, *root));
+        };
+        tokio::spawn(parked::run(Arc::clone(&parked), comes, put, stored));
         Ok(Content {
             store,
             exchange,
@@ -88,7 +109,8 @@ impl Content {
             scratch: scratch.into(),
             provides,
             provides_later,
-            held: Arc::new(watch::channel(0).0),
+            held,
+            parked,
         })
     }
 
@@ -221,6 +243,30 @@ impl Content {
         Ok(incomplete)
     }
 
+    /// Puts a few small results into the transaction that says that they are here; `None` when they are better
+    /// stored at once, by [`Content::hold_blocks`].
+    pub fn stage(
+        &self,
+        keeper: Keeper,
+        roots: &[Cid],
+        blocks: &[gossip::message::Block],
+        batch: &mut Batch,
+    ) -> Option<Staged> {
+        self.parked.stage(keeper, roots, blocks, batch)
+    }
+
+    /// The transaction is durable: what it holds is content of this node from now on.
+    pub fn park(&self, staged: Staged) {
+        self.parked.add(staged);
+    }
+
+    /// Finds what a transaction holds that was thought to have failed.
+    pub fn find_parked(&self) {
+        if let Err(error) = self.parked.reload() {
+            debug!(%error, "parked results are looked for again by the next run");
+        }
+    }
+
     /// Keeps content that is here.
     pub async fn pin(&self, keeper: Keeper, roots: &[Cid]) -> Result<(), FetchFault> {
         let pins = roots.iter().map(|root| keeper.pin(*root)).collect();
@@ -264,9 +310,19 @@ impl Content {
         self.hold_blocks(keeper, vec![Block { cid, data }], &[cid]).await.map(drop)
     }
 
-    /// An execution's result need not stay on its worker.
-    pub async fn unpin_execution(&self, execution: ExecutionKey, root: Cid) {
-        self.unpin(Keeper::Execution(execution.id()), &[root]).await;
+    /// Executions' results need not stay on their worker. Small ones, which were never content here, cost nothing.
+    pub async fn unpin_executions(&self, results: impl IntoIterator<Item = (ExecutionKey, Cid)>) {
+        let pins = results.into_iter().map(|(key, root)| Keeper::Execution(key.id()).pin(root));
+        // What cannot be looked up is released all the same.
+        let pins: Vec<Pin> =
+            pins.filter(|pin| self.store.blocking().is_pinned_as(pin).unwrap_or(true)).collect();
+        if pins.is_empty() {
+            return;
+        }
+        let many = pins.len();
+        if let Err(error) = self.store.unpin(pins).await {
+            debug!(many, %error, "results could not be released; they stay until the next time");
+        }
     }
 
     /// At most so many pins, in a fixed order, from after one on; none when there are no more.
@@ -291,11 +347,24 @@ impl Content {
         give_up_after: Duration,
         max_bytes: u64,
     ) -> Result<Checkout, FetchFault> {
-        let fetched = self.fetch(what, hints, give_up_after, max_bytes).await?;
-        let (cid, bytes) = (fetched.root, fetched.progress.bytes);
+        let (cid, bytes) = match self.here_as_one_block(what)? {
+            Some(bytes) if bytes <= max_bytes => (what.cid, bytes),
+            _ => {
+                let fetched = self.fetch(what, hints, give_up_after, max_bytes).await?;
+                (fetched.root, fetched.progress.bytes)
+            }
+        };
         let on_disk = max_bytes.saturating_add(NAMES_ON_DISK);
         let held = self.store.checkout_within(&cid, on_disk).await.map_err(|error| unusable(&error))?;
         Ok(Checkout { cid, path: held.path().to_owned(), bytes, _checkout: held })
+    }
+
+    /// The size of what is one block that is here, as most modules are: nobody need be asked for anything.
+    fn here_as_one_block(&self, what: &ContentPath) -> Result<Option<u64>, FetchFault> {
+        if !what.path.is_empty() {
+            return Ok(None);
+        }
+        self.store.raw_root(&what.cid).map_err(|error| here(&error))
     }
 
     /// Brings content here, if it is not; answers with what the path led to.
@@ -306,6 +375,7 @@ impl Content {
         give_up_after: Duration,
         max_bytes: u64,
     ) -> Result<Fetched, FetchFault> {
+        self.parked.until_moved(&what.cid).await;
         let most = FetchLimits::default();
         let request = FetchRequest::new(what.cid)
             .path(&what.path)
@@ -353,6 +423,11 @@ impl Content {
         comes: bool,
         hints: &[PeerId],
     ) -> Result<impl Stream<Item = Result<Bytes, ReadError>> + Send + Unpin + use<>, FetchFault> {
+        if let Some(results) = self.parked.find(root) {
+            let results = parked::Reader(results);
+            let cid = read::resolve(&results, *root, file).await.map_err(|error| unreadable(&error))?;
+            return Ok(read::cat(&results, cid, skip.., read::Limits::default()).boxed());
+        }
         if self.store.has(root).unwrap_or(false) || (comes && self.arrives(root).await) {
             let cid = read::resolve(&self.store, *root, file).await.map_err(|error| unreadable(&error))?;
             return Ok(read::cat(&self.store, cid, skip.., read::Limits::default()).boxed());
@@ -367,7 +442,7 @@ impl Content {
     async fn arrives(&self, root: &Cid) -> bool {
         let mut held = self.held.subscribe();
         let here = async {
-            while !self.store.has(root).unwrap_or(false) {
+            while !(self.store.has(root).unwrap_or(false) || self.parked.find(root).is_some()) {
                 if held.changed().await.is_err() {
                     return false;
                 }
@@ -379,6 +454,9 @@ impl Content {
 
     /// The beginning of a file in a result and its length, if it is on this node.
     pub async fn excerpt(&self, root: &Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
+        if let Some(results) = self.parked.find(root) {
+            return excerpt(&parked::Reader(results), *root, file, most).await;
+        }
         let (store, root, file) = (self.store.clone(), *root, file.to_owned());
         // A few small reads: one hop to a thread that may wait is enough for all of them.
         let read = move || futures::executor::block_on(excerpt(store.blocking(), root, &file, most));
@@ -389,6 +467,7 @@ impl Content {
     pub async fn stat(&self, what: &ContentPath, within: Duration) -> Result<Stat, FetchFault> {
         let blocks = self.exchange.reader([]);
         let found = async {
+            self.parked.until_moved(&what.cid).await;
             let cid = read::resolve(&blocks, what.cid, &what.path).await?;
             read::stat(&blocks, cid).await
         };
@@ -407,6 +486,7 @@ impl Content {
     pub async fn list(&self, what: &ContentPath, within: Duration) -> Result<Vec<Listed>, FetchFault> {
         let blocks = self.exchange.reader([]);
         let found = async {
+            self.parked.until_moved(&what.cid).await;
             let cid = read::resolve(&blocks, what.cid, &what.path).await?;
             read::ls(&blocks, cid).await
         };
@@ -454,9 +534,7 @@ impl Content {
 
     /// The same for a result, whose owner is asked for it first: it waits its turn, and stays out of the way of jobs.
     pub fn provide_result(&self, cid: Cid) {
-        if self.provides_later.try_send(cid).is_err() {
-            debug!(%cid, "too many results to publish; their owner is known by their job");
-        }
+        later_in_dht(&self.provides_later, cid);
     }
 
     fn came(&self, cid: Cid, only_hash: bool) {
@@ -487,6 +565,12 @@ impl gossip::worker::Local for Content {
     }
 }
 
+fn later_in_dht(publish: &mpsc::Sender<Cid>, cid: Cid) {
+    if publish.try_send(cid).is_err() {
+        debug!(%cid, "too many results to publish; their owner is known by their job");
+    }
+}
+
 /// A directory of files in memory, without touching the disk.
 pub fn small_tree(files: &[(&str, &[u8])]) -> Result<(Added, Vec<Block>), FetchFault> {
     let (cid, blocks) = unixfs::small_tree(files).map_err(|error| FetchFault::Here(error.to_string()))?;
@@ -504,7 +588,12 @@ fn directory(profile: &Profile, entries: &[Entry]) -> Result<(Added, Vec<Block>)
     Ok((Added { cid: root.cid, size, total: root.total_bytes, _held: None }, blocks))
 }
 
-async fn excerpt(blocks: &Blocking, root: Cid, file: &str, most: usize) -> Option<(Bytes, u64)> {
+async fn excerpt<B: Blocks + Clone + 'static>(
+    blocks: &B,
+    root: Cid,
+    file: &str,
+    most: usize,
+) -> Option<(Bytes, u64)> {
     let cid = read::resolve(blocks, root, file).await.ok()?;
     let length = read::stat(blocks, cid).await.ok()?.size;
     let mut bytes = read::cat(blocks, cid, ..most as u64, read::Limits::default());

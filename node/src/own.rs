@@ -8,13 +8,14 @@ use futures::StreamExt;
 use gossip::message::Block;
 use gossip::owner::{Effect, Held, Hold, HoldItem, Input, Owner, Refusal, StopRefusal};
 use job::{Cid, JobId};
+use storage::records::Batch;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::content::{Content, FetchFault, Keeper};
+use crate::content::{Content, FEW, FetchFault, Keeper, Staged};
 use crate::index::{Index, Line};
 use crate::net::{Net, Role};
 use crate::shell::{Handle, Perform};
@@ -123,6 +124,8 @@ pub struct OwnerEffects {
     pub net: Net,
     /// For results.
     pub content: Content,
+    /// Results in the transaction that is being written.
+    pub staged: Vec<Staged>,
     /// For answers.
     pub desk: Arc<Desk>,
     /// Told of jobs' states, for lists.
@@ -136,7 +139,28 @@ pub struct OwnerEffects {
 }
 
 impl Perform<Owner> for OwnerEffects {
+    /// A few small results become part of the transaction that commits their partitions.
+    fn absorb(&mut self, effects: &mut Vec<Effect>, batch: &mut Batch) -> Vec<Input> {
+        let items = |effect: &Effect| if let Effect::Hold(hold) = effect { hold.items.len() } else { 0 };
+        if effects.iter().map(items).sum::<usize>() + self.staged.len() > FEW {
+            return Vec::new();
+        }
+        let mut inputs = Vec::new();
+        effects.retain(|effect| {
+            let Effect::Hold(hold) = effect else { return true };
+            let roots: Vec<Cid> = hold.items.iter().map(|item| item.result.cid).collect();
+            let keeper = Keeper::Job(hold.job, hold.version);
+            let Some(staged) = self.content.stage(keeper, &roots, &hold.blocks, batch) else { return true };
+            self.staged.push(staged);
+            let results = hold.items.iter().map(|item| held(item, Ok(()))).collect();
+            inputs.push(Input::Held { job: hold.job, version: hold.version, results });
+            false
+        });
+        inputs
+    }
+
     fn perform(&mut self, effects: Vec<Effect>) {
+        self.staged.drain(..).for_each(|staged| self.content.park(staged));
         let mut holds = Vec::new();
         for effect in effects {
             match effect {
@@ -158,11 +182,13 @@ impl Perform<Owner> for OwnerEffects {
                 self.desk.unanswered(token);
             }
         }
+        self.staged.clear();
         self.net.forget(Role::Owner);
     }
 
     /// A job whose transaction failed may be on disk all the same: then it runs, and is to be seen.
     fn revived(&mut self, machine: &Owner) {
+        self.content.find_parked();
         for summary in machine.jobs() {
             let known = self.index.get(summary.id).map(|line| line.summary.version);
             if known.is_none_or(|version| version < summary.version) {

@@ -108,8 +108,16 @@ impl Stop {
 
 impl Perform<Worker> for WorkerEffects {
     fn perform(&mut self, effects: Vec<Effect>) {
+        let mut released = Vec::new();
         for effect in effects {
-            self.one(effect);
+            match effect {
+                Effect::Release { execution, result: Some(result) } => released.push((execution, result)),
+                other => self.one(other),
+            }
+        }
+        if !released.is_empty() {
+            let content = self.bench.content.clone();
+            self.tracker.spawn(async move { content.unpin_executions(released).await });
         }
         // An execution that ended has dropped its side.
         if self.stops.len() > 64 {
@@ -137,7 +145,8 @@ impl Perform<Worker> for WorkerEffects {
 impl WorkerEffects {
     fn one(&mut self, effect: Effect) {
         match effect {
-            Effect::Persist(_) | Effect::Forget(_) => {} // durable by now
+            // Durable by now, or gathered above.
+            Effect::Persist(_) | Effect::Forget(_) | Effect::Release { .. } => {}
             Effect::Send { to, message } => self.net.send(to, message),
             Effect::Verdict { id, relay, verdict, why } => self.net.verdict(id, relay, verdict, why),
             Effect::Start(order) => self.start(*order),
@@ -145,7 +154,6 @@ impl WorkerEffects {
                 Some(stop) => stop.ask(reason),
                 None => debug!(id = %execution.id(), "told to end what does not run"),
             },
-            Effect::Release { execution, result } => self.release(execution, result),
             Effect::Watch { peer, live } => self.net.watch(peer, live, Role::Worker),
             Effect::Dial { peer, addresses } => self.net.dial(peer, &addresses),
             Effect::Penalise { peer, why } => self.net.penalise(peer, why),
@@ -163,7 +171,7 @@ impl WorkerEffects {
             drop(running);
             if over.load(Ordering::Relaxed) {
                 if let Some(result) = end.result {
-                    bench.content.unpin_execution(key, result.cid).await;
+                    bench.content.unpin_executions([(key, result.cid)]).await;
                 }
                 return;
             }
@@ -176,12 +184,6 @@ impl WorkerEffects {
                 info!(id = %key.id(), "an execution ended after the node stopped");
             }
         });
-    }
-
-    fn release(&self, execution: ExecutionKey, result: Option<job::Cid>) {
-        let content = self.bench.content.clone();
-        let Some(result) = result else { return };
-        self.tracker.spawn(async move { content.unpin_execution(execution, result).await });
     }
 }
 

@@ -53,6 +53,14 @@ pub trait Machine: Send + Sized + 'static {
 
 /// Performs effects that are not records. Quick: sending enqueues, starting spawns and reports back.
 pub trait Perform<M: Machine>: Send + 'static {
+    /// Takes out effects that the transaction itself can carry out, which is not written yet: puts what they are
+    /// about into the batch, and answers with what the machine is to be told of them before it is. From then on it
+    /// is as if they had been performed, or the transaction fails and nothing has happened.
+    fn absorb(&mut self, effects: &mut Vec<M::Effect>, batch: &mut Batch) -> Vec<M::Input> {
+        let _ = (effects, batch);
+        Vec::new()
+    }
+
     /// Performs the effects of one batch, in order.
     fn perform(&mut self, effects: Vec<M::Effect>);
 
@@ -270,7 +278,22 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
                 }
             }
             machine.settle(now, &mut out);
-            let done = if out.is_empty() { Ok(()) } else { self.finish(std::mem::take(&mut out)).await };
+            let mut batch = Batch::default();
+            loop {
+                let answers = self.perform.absorb(&mut out, &mut batch);
+                if answers.is_empty() {
+                    break;
+                }
+                for input in answers {
+                    trace!(machine = M::NAME, ?input, "handle");
+                    machine.handle(now, input, &mut out);
+                }
+                machine.settle(now, &mut out);
+            }
+            let done = match out.is_empty() && batch.is_empty() {
+                true => Ok(()),
+                false => self.finish(std::mem::take(&mut out), batch).await,
+            };
             match done {
                 Ok(()) if stopping => return Ok(()),
                 Ok(()) => {}
@@ -289,15 +312,15 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
     /// The machine at the start of the node; `None` when the node stops before it could be had.
     async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<M>, RestoreError> {
         let (machine, effects) = (self.restore)(&self.records, clock::now())?;
-        match self.finish(effects).await {
+        match self.finish(effects, Batch::default()).await {
             Ok(()) => Ok(Some(machine)),
             Err(failed) => self.recover(failed, cancel).await,
         }
     }
 
-    /// Makes durable what must be, then performs the rest.
-    async fn finish(&mut self, effects: Vec<M::Effect>) -> Result<(), Failed<M>> {
-        let mut batch = Batch::default();
+    /// Makes durable what must be, with what is in the batch already, then performs the rest.
+    async fn finish(&mut self, effects: Vec<M::Effect>, mut batch: Batch) -> Result<(), Failed<M>> {
+        let absorbed = !batch.is_empty();
         let mut rest = effects;
         rest.retain(|effect| !M::persist(effect, &mut batch));
         if !batch.is_empty()
@@ -308,7 +331,7 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
         for effect in &rest {
             trace!(machine = M::NAME, ?effect, "perform");
         }
-        if !rest.is_empty() {
+        if absorbed || !rest.is_empty() {
             self.perform.perform(rest);
         }
         Ok(())
@@ -360,7 +383,7 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
             }
             Err(other) => return Err(other),
         };
-        Ok(match self.finish(effects).await {
+        Ok(match self.finish(effects, Batch::default()).await {
             Ok(()) => Revival::Back(machine),
             Err(failed) => Revival::NotYet(failed, Some(machine)),
         })
@@ -388,6 +411,8 @@ mod tests {
     /// A number to add; one cannot be written.
     type Add = u64;
     const UNWRITABLE: Add = 1000;
+    /// To say this much is written instead.
+    const ABSORBED: u64 = 77;
 
     #[derive(Debug, PartialEq, Clone)]
     enum Effect {
@@ -444,6 +469,16 @@ mod tests {
     }
 
     impl Perform<Count> for Witness {
+        fn absorb(&mut self, effects: &mut Vec<Effect>, batch: &mut Batch) -> Vec<Add> {
+            let before = effects.len();
+            effects.retain(|effect| *effect != Effect::Say(ABSORBED));
+            if effects.len() == before {
+                return Vec::new();
+            }
+            batch.put(Table::NODE, b"said", ABSORBED.to_be_bytes());
+            vec![1]
+        }
+
         fn perform(&mut self, effects: Vec<Effect>) {
             self.note(Seen::Performed(effects));
         }
@@ -464,7 +499,7 @@ mod tests {
         restored: Arc<AtomicUsize>,
         cancel: CancellationToken,
         shell: tokio::task::JoinHandle<Result<(), RestoreError>>,
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
     }
 
     /// A shell whose database cannot be read in the restorations with these numbers; the first has number 0.
@@ -486,7 +521,7 @@ mod tests {
         let (handle, queue) = channel();
         let cancel = CancellationToken::new();
         let shell = Shell { queue, records, restore, perform: seen.clone() }.run(cancel.clone());
-        Running { full, handle, seen, restored, cancel, shell: tokio::spawn(shell), _dir: dir }
+        Running { full, handle, seen, restored, cancel, shell: tokio::spawn(shell), dir }
     }
 
     impl Running {
@@ -515,6 +550,22 @@ mod tests {
         let expected =
             [said(1), failed, nothing.clone(), nothing.clone(), nothing, Seen::Revived(1), said(2)];
         assert_eq!(*running.seen.0.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn what_a_transaction_carries_out_itself_is_in_it_with_what_follows() {
+        let running = running(0..0);
+        running.handle.input(ABSORBED).await.unwrap();
+        while running.count().await != ABSORBED + 1 {
+            tokio::task::yield_now().await;
+        }
+        running.cancel.cancel();
+        running.shell.await.unwrap().unwrap();
+        let said = Seen::Performed(vec![Effect::Say(ABSORBED + 1)]);
+        assert_eq!(*running.seen.0.lock().unwrap(), [said]);
+        let records = Records::open(running.dir.path()).unwrap();
+        assert_eq!(records.get(Table::NODE, b"said").unwrap(), Some(ABSORBED.to_be_bytes().into()));
+        assert_eq!(records.get(Table::OWNER, b"count").unwrap(), Some((ABSORBED + 1).to_be_bytes().into()));
     }
 
     #[tokio::test]

@@ -246,7 +246,8 @@ impl Building {
         let Building { config, key, listeners, records, host } = self;
         let me = PeerId(key.public_bytes());
         let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let content = Content::open(&config, me, host.clone()).await.map_err(StartError::Content)?;
+        let content =
+            Content::open(&config, me, host.clone(), records.clone()).await.map_err(StartError::Content)?;
         let (owner, owner_queue) = shell::channel();
         let (worker, worker_queue) = shell::channel();
         let capacity = config.worker.then(|| capacity(&config));
@@ -315,6 +316,7 @@ fn run_machines(
         perform: OwnerEffects {
             net: net.clone(),
             content: app.content.clone(),
+            staged: Vec::new(),
             desk: Arc::clone(&app.desk),
             index: Arc::clone(&app.index),
             owner: app.owner.clone(),

@@ -157,6 +157,12 @@ impl Store {
         self.blocking.has(cid)
     }
 
+    /// The size of a root that is one raw block and is here, which counts as a use of it: there is nothing that would
+    /// have to be fetched. Microseconds.
+    pub fn raw_root(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.blocking.raw_root(cid)
+    }
+
     /// Where a block is on disk. Microseconds; the place is good until garbage is collected.
     pub fn block_location(&self, cid: &Cid) -> Result<Option<BlockPlace>, StoreError> {
         self.blocking.block_location(cid)

@@ -22,8 +22,8 @@ use super::child::{Exit, Spawner};
 use super::compile_child::SEALS;
 use super::settings::{RunnerCommand, Settings};
 use super::socket::{self, Link};
+use super::text;
 use super::wire::{self, Compile, Compiled, Plan, Setup};
-use super::{config, text};
 use crate::engine::PrepareError;
 use crate::task::{ModuleSource, TrustClass};
 
@@ -102,8 +102,6 @@ type Flight = Shared<BoxFuture<'static, Result<Arc<Code>, PrepareError>>>;
 #[derive(Debug)]
 pub(crate) struct Compiler {
     shared: Arc<Parts>,
-    /// Names compiler and settings.
-    pub engine: Arc<str>,
     state: Arc<Mutex<State>>,
 }
 
@@ -149,29 +147,29 @@ impl std::fmt::Debug for State {
 impl Compiler {
     pub fn new(settings: &Settings, spawner: Arc<Spawner>) -> io::Result<Self> {
         let cache = Cache::open(&settings.cache_dir, settings.cache_bytes)?;
-        let engine = config::compatibility(&config::compiler().map_err(io::Error::other)?).into();
         let uids = TrustClass::ALL.map(|class| settings.uid(class));
         let runner = settings.runner.clone();
         let turns = Turns { known: Semaphore::new(1), strangers: Semaphore::new(1) };
         let shared = Arc::new(Parts { spawner, runner, cache, uids, cpu: settings.compile_cpu, turns });
-        Ok(Compiler { shared, engine, state: Arc::default() })
+        Ok(Compiler { shared, state: Arc::default() })
     }
 
-    /// Whether the code is there already.
-    pub fn has(&self, module: &ModuleSource, entrypoint: &str, class: TrustClass) -> bool {
-        let key = self.key(module, entrypoint, class);
+    /// Whether the code of this compiler is there already.
+    pub fn has(&self, compiler: &str, module: &ModuleSource, entrypoint: &str, class: TrustClass) -> bool {
+        let key = key(compiler, module, entrypoint, class);
         lock(&self.state).open.contains_key(&key) || self.shared.cache.has(key)
     }
 
-    /// The code of a module, compiled now if need be. Who asks for the same at the same time waits for the
-    /// same child.
+    /// The code of a module for runners with this compiler, compiled now if need be. Who asks for the same at the
+    /// same time waits for the same child.
     pub async fn code(
         &self,
+        compiler: &str,
         module: &ModuleSource,
         entrypoint: &str,
         class: TrustClass,
     ) -> Result<Arc<Code>, PrepareError> {
-        let key = self.key(module, entrypoint, class);
+        let key = key(compiler, module, entrypoint, class);
         let flight = {
             let mut state = lock(&self.state);
             if let Some((used, code)) = state.open.get_mut(&key) {
@@ -187,16 +185,6 @@ impl Compiler {
             state.flights.entry(key).or_insert_with(depart).1.clone()
         };
         flight.await
-    }
-
-    fn key(&self, module: &ModuleSource, entrypoint: &str, class: TrustClass) -> CodeKey {
-        let mut hash = Sha256::new();
-        for part in [&module.cid.to_bytes()[..], entrypoint.as_bytes(), class.name().as_bytes()] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        hash.update(self.engine.as_bytes());
-        CodeKey(hash.finalize().into())
     }
 
     /// Begins work that goes on whoever waits for it.
@@ -217,6 +205,16 @@ impl Compiler {
         };
         landed.boxed().shared()
     }
+}
+
+fn key(compiler: &str, module: &ModuleSource, entrypoint: &str, class: TrustClass) -> CodeKey {
+    let mut hash = Sha256::new();
+    for part in [&module.cid.to_bytes()[..], entrypoint.as_bytes(), class.name().as_bytes()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(compiler.as_bytes());
+    CodeKey(hash.finalize().into())
 }
 
 impl State {

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +38,9 @@ struct Shared {
     settings: Settings,
     spawner: Arc<Spawner>,
     compiler: Compiler,
+    /// Names the compiler and its settings, as the first runner said: a node that runs nothing yet need not have
+    /// all of a compiler in its memory to find out.
+    compiler_name: OnceLock<Arc<str>>,
     inputs: Arc<Inputs>,
     places: [Place; 4],
     /// Whether directories can be handed over as detached mounts; no longer when a runner could not have an
@@ -106,6 +109,7 @@ impl WasmEngine {
             settings,
             spawner,
             compiler,
+            compiler_name: OnceLock::new(),
             inputs,
             places: Default::default(),
             detached_mounts: AtomicBool::new(detached_mounts),
@@ -143,6 +147,7 @@ impl WasmEngine {
         }
         let host = Arc::new(self.start_host(class).await.map_err(|error| StartError::Node(chain(&error)))?);
         let lease = Lease::new(&host);
+        self.0.compiler_name.get_or_init(|| Arc::clone(&host.compiler));
         *place.host.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&host));
         let shared = Arc::downgrade(&self.0);
         tokio::spawn(retire(shared, Arc::downgrade(&host), class, self.0.settings.runner_idle));
@@ -161,6 +166,14 @@ impl WasmEngine {
             }
             other => other,
         }
+    }
+
+    /// What all runners of this engine take their code from.
+    async fn compiler_name(&self, class: TrustClass) -> Result<Arc<str>, StartError> {
+        if let Some(name) = self.0.compiler_name.get() {
+            return Ok(Arc::clone(name));
+        }
+        Ok(Arc::clone(&self.lease(class).await?.compiler))
     }
 
     /// Opens what the guest will see.
@@ -224,21 +237,23 @@ impl Engine for WasmEngine {
 
     fn is_cached(&self, task: &Task) -> bool {
         let TaskKind::Wasm { module, entrypoint, .. } = &task.kind;
-        self.0.compiler.has(module, entrypoint, task.class)
+        let name = self.0.compiler_name.get();
+        name.is_some_and(|name| self.0.compiler.has(name, module, entrypoint, task.class))
     }
 
     async fn prepare(&self, task: &Task) -> Result<Prepared, PrepareError> {
         let TaskKind::Wasm { module, entrypoint, args } = &task.kind;
         check_targets(task).map_err(PrepareError::Job)?;
         check_arguments(args, &task.env).map_err(PrepareError::Job)?;
-        let code = self.0.compiler.code(module, entrypoint, task.class).await?;
+        let name = self.compiler_name(task.class).await.map_err(no_runner)?;
+        let code = self.0.compiler.code(&name, module, entrypoint, task.class).await?;
         if code.memory_minimum > task.limits.memory_bytes {
             return Err(PrepareError::Job(format!(
                 "the module begins with {} bytes of memory, and its limit is {}",
                 code.memory_minimum, task.limits.memory_bytes
             )));
         }
-        let digest = format!("wasmtime-{}", self.0.compiler.engine).into();
+        let digest = format!("wasmtime-{name}").into();
         Ok(Prepared::new(EngineKind::Wasm, digest, code))
     }
 
@@ -336,6 +351,14 @@ async fn retire(engine: Weak<Shared>, host: Weak<Host>, class: TrustClass, after
             Some(more) => left = more,
             None => return,
         }
+    }
+}
+
+/// Without a runner there is nothing to compile for.
+fn no_runner(error: StartError) -> PrepareError {
+    match error {
+        StartError::Job(why) => PrepareError::Job(why),
+        StartError::Node(why) => PrepareError::Node(why),
     }
 }
 

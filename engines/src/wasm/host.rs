@@ -17,7 +17,7 @@ use super::serve;
 use super::settings::{SandboxReport, Settings};
 use super::socket::{self, Link, Outbox, Queue};
 use super::text;
-use super::wire::{self, Encoded, Finished, How, Plan, Serve, Setup, Start, ToNode, ToRunner};
+use super::wire::{self, Encoded, Finished, How, Plan, Ready, Serve, Setup, Start, ToNode, ToRunner};
 use crate::output::Stream;
 use crate::task::TrustClass;
 
@@ -64,6 +64,8 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Host {
     pub report: SandboxReport,
+    /// Names the compiler whose code it runs.
+    pub compiler: Arc<str>,
     pub outputs: OutputRoot,
     /// Executions that may run at once.
     pub slots: Arc<Semaphore>,
@@ -155,8 +157,8 @@ impl Host {
             spawner.spawn(&settings.runner, &name, &setup, fds).await.map_err(HostError::Spawn)?;
         let process = child.id();
         let link = Link::new(end).map_err(HostError::Spawn)?;
-        let report = match tokio::time::timeout(READY_WITHIN, ready(&link)).await {
-            Ok(Ok(Ok(report))) => report,
+        let Ready { report, compiler } = match tokio::time::timeout(READY_WITHIN, ready(&link)).await {
+            Ok(Ok(Ok(ready))) => ready,
             Ok(Ok(Err(refused))) => return Err(HostError::Refused(refused)),
             Ok(Err(_)) => return Err(HostError::Ended(child.end(GRACE).await.describe())),
             Err(_) => return Err(HostError::Ended("was not ready in time".into())),
@@ -176,6 +178,7 @@ impl Host {
         tokio::spawn(driver.run(queue, settings.heartbeat));
         Ok(Host {
             report,
+            compiler: compiler.into(),
             outputs,
             slots: Arc::new(Semaphore::new(settings.slots as usize)),
             process,
@@ -330,7 +333,7 @@ fn plan(settings: &Settings, class: TrustClass, detached_mounts: bool) -> Plan {
 }
 
 /// The runner's first message.
-async fn ready(link: &Link) -> io::Result<Result<SandboxReport, String>> {
+async fn ready(link: &Link) -> io::Result<Result<Ready, String>> {
     let mut buffer = socket::buffer();
     let mut fds = Vec::new();
     let length = link.receive(&mut buffer, &mut fds).await?;
@@ -338,7 +341,7 @@ async fn ready(link: &Link) -> io::Result<Result<SandboxReport, String>> {
     wire::decode(&buffer[..length], &mut fds, |message, _| first = Some(message))
         .map_err(io::Error::other)?;
     match first {
-        Some(ToNode::Ready(report)) => Ok(Ok(report)),
+        Some(ToNode::Ready(ready)) => Ok(Ok(ready)),
         Some(ToNode::Refused(why)) => Ok(Err(why)),
         _ => Err(io::Error::other("its first message is another one")),
     }

@@ -16,7 +16,7 @@ use super::settings::SandboxReport;
 use super::socket::{self, Link, Outbox};
 use super::sys;
 use super::ticker::Ticker;
-use super::wire::{self, How, Serve, Start, ToNode, ToRunner};
+use super::wire::{self, How, Ready, Serve, Start, ToNode, ToRunner};
 use crate::runner::Takeover;
 
 /// Threads for file operations of guests, which block.
@@ -29,7 +29,7 @@ const YIELDS: usize = 3;
 pub(crate) struct Runner {
     threads: u32,
     shared: Shared,
-    report: SandboxReport,
+    ready: Ready,
 }
 
 /// What is needed to run guests.
@@ -53,7 +53,8 @@ pub(crate) fn prepare(
     let entered = sandbox::enter(&setup.sandbox, &roots)?;
     let report = SandboxReport { pooled_memory: pooled, ..entered.report };
     let handles = guest_handles(entered.open_files, setup.slots);
-    Ok(Runner { threads: setup.threads, shared: Shared { engine, linker, handles, takeover }, report })
+    let ready = Ready { report, compiler: config::compatibility(&engine) };
+    Ok(Runner { threads: setup.threads, shared: Shared { engine, linker, handles, takeover }, ready })
 }
 
 /// Descriptors that a runner needs for itself: its sockets, the directories and files of messages that it has just
@@ -96,7 +97,7 @@ impl Runner {
         let served = runtime.block_on(async {
             let link = Arc::new(Link::new(end).map_err(text)?);
             let (out, queue) = socket::outbox(&link);
-            say(&out, &ToNode::Ready(self.report), true);
+            say(&out, &ToNode::Ready(self.ready), true);
             let serving = Arc::new(Serving {
                 shared: self.shared,
                 ticker,

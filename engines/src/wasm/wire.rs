@@ -146,7 +146,7 @@ pub(crate) struct Mount {
 /// From a runner that serves to the node.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToNode {
-    Ready(SandboxReport),
+    Ready(Ready),
     /// The runner cannot be what it was asked to be.
     Refused(String),
     Output {
@@ -158,6 +158,14 @@ pub(crate) enum ToNode {
     Pong {
         number: u64,
     },
+}
+
+/// What a runner is, once it can take executions.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub report: SandboxReport,
+    /// Names the compiler whose code it runs.
+    pub compiler: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -140,6 +140,7 @@ async fn a_module_is_compiled_once_and_found_after_a_restart() {
     let path = |name: &str| bench.dir.path().join(name);
     let settings = engines::Settings::new(&path("inputs"), &path("outputs"), &path("cache"));
     let again = Bench { engine: engines::WasmEngine::new(settings).unwrap(), dir: bench.dir };
+    again.engine.sandbox().await.unwrap();
     assert!(again.engine.is_cached(&task));
     assert_eq!(text(&again.run(&task).await.stdout).await, "hello\n");
 }

@@ -125,6 +125,18 @@ impl Blocking {
         }))
     }
 
+    /// See [`Store::raw_root`](super::Store::raw_root).
+    pub fn raw_root(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        if cid.codec() != block::RAW || self.shared.index.root_bytes(cid)?.is_none() {
+            return Ok(None);
+        }
+        let size = self.block_size(cid)?;
+        if size.is_some() {
+            self.touch(cid);
+        }
+        Ok(size.map(u64::from))
+    }
+
     /// The bytes of a block that is here.
     pub fn get_block(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
         self.shared.get_block(cid)
@@ -191,6 +203,11 @@ impl Blocking {
     /// Whether something is pinned itself, under any name.
     pub fn is_pinned(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.shared.index.is_pinned(cid)
+    }
+
+    /// Whether something is pinned under this name.
+    pub fn is_pinned_as(&self, pin: &Pin) -> Result<bool, StoreError> {
+        self.shared.index.is_pinned_as(&pin.cid, &pin.name)
     }
 
     /// Pins in a fixed order, from after one on; none when there are no more.

@@ -103,7 +103,7 @@ impl Commits {
         let write = || {
             for (root, used) in touched {
                 // The row of what is no root would stay for ever.
-                if index.is_root(&root)? {
+                if index.root_bytes(&root)?.is_some() {
                     all.batch.put_used(&root, used);
                 }
             }

@@ -386,7 +386,18 @@ impl Inner {
         if !progress.complete {
             return Err(FetchError::Incomplete(self.root));
         }
+        if self.was_whole(progress.bytes).map_err(|error| self.failed(error))? {
+            self.shared.commits.touch(&self.root);
+            return Ok(());
+        }
         self.flush(Some(progress.bytes))
+    }
+
+    /// Whether there is nothing to write: all of it was here, and is known as a root of this size. Then the word that
+    /// it was used again goes with the next commit.
+    fn was_whole(&self, bytes: u64) -> Result<bool, StoreError> {
+        let has_news = lock(&self.session).has_news() || !lock(&self.walk).files().is_empty();
+        Ok(!has_news && self.shared.index.root_bytes(&self.root)? == Some(bytes))
     }
 
     fn failed(&self, error: StoreError) -> FetchError {

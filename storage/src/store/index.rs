@@ -273,6 +273,10 @@ impl Index {
         Ok(self.db.first_with(PINS, &cid.to_bytes(), |_, _| ())?.is_some())
     }
 
+    pub(super) fn is_pinned_as(&self, cid: &Cid, name: &str) -> Result<bool, StoreError> {
+        Ok(self.db.get(PINS, &pin_key(cid, name))?.is_some())
+    }
+
     /// Pins in the order of their CIDs, from after a pin on.
     pub(super) fn pins(
         &self,
@@ -292,11 +296,6 @@ impl Index {
         })
     }
 
-    /// Whether this was added or fetched as a whole.
-    pub(super) fn is_root(&self, cid: &Cid) -> Result<bool, StoreError> {
-        Ok(self.db.get(ROOTS, &cid.to_bytes())?.is_some())
-    }
-
     /// Everything that was added or fetched, as (when last used, bytes, CID).
     pub(super) fn roots(&self) -> Result<Vec<(u64, u64, Cid)>, StoreError> {
         let mut all = Vec::new();
@@ -310,6 +309,12 @@ impl Index {
             *used = row.and_then(|row| row.try_into().ok()).map_or(0, u64::from_be_bytes);
         }
         Ok(all)
+    }
+
+    /// How many bytes a root was said to have when it was last whole; `None` for what is no root.
+    pub(super) fn root_bytes(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        let row = self.db.get(ROOTS, &cid.to_bytes())?;
+        Ok(row.and_then(|row| row.try_into().ok()).map(u64::from_be_bytes))
     }
 
     fn walk(

@@ -124,6 +124,11 @@ impl Session {
         self.work.batch.len()
     }
 
+    /// Whether anything waits for a commit.
+    pub(super) fn has_news(&self) -> bool {
+        !(self.uncommitted.is_empty() && self.work.batch.is_empty() && self.work.sync.is_empty())
+    }
+
     /// Notes that a flat file was written to.
     pub(super) fn wrote(&mut self, file: &Arc<DataFile>) {
         self.work.wrote(file);
