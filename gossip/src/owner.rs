@@ -14,6 +14,7 @@ mod lease;
 mod ledger;
 mod reconcile;
 mod record;
+mod retention;
 mod round;
 mod stop;
 mod types;
@@ -87,11 +88,13 @@ impl Owner {
                 job.note_waiting(core, now);
             }
             job.tell(out);
-            if job.settle(out) {
+            if let Some(settled) = job.settle(out) {
                 core.timers.clear(Timer::Stops(key));
                 jobs.remove(&key);
+                core.past.insert(now, key, settled, &core.settings);
             }
         }
+        self.forget_past(now, out);
         self.publish(now, out);
         self.core.send_acks(out);
     }
@@ -157,6 +160,7 @@ impl Owner {
 
     /// Takes a job in, durably, or changes nothing.
     fn accept(&mut self, now: Time, new: &NewJob, out: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let newest = self.newest(new.id);
         let Owner { core, jobs } = self;
         if JobId::derive(&core.identity.swarm, core.me(), &new.nonce) != new.id || new.nonce.len() > MAX_NONCE
         {
@@ -168,8 +172,6 @@ impl Owner {
         if new.count == 0 || new.count > ::job::spec::MAX_COUNT {
             return Err(Refusal::NoPartitions);
         }
-        let newest =
-            jobs.range((new.id, 0)..=(new.id, u32::MAX)).next_back().map(|((_, version), _)| *version);
         if let Some(version) = newest.filter(|version| *version >= new.version) {
             return Err(Refusal::VersionExists(version));
         }
@@ -230,7 +232,7 @@ impl Owner {
             | Timer::Total(key)
             | Timer::Stops(key)) = timer
             else {
-                // What waits is published when the batch of inputs ends.
+                // What waits is published, and what is past forgotten, when the batch of inputs ends.
                 continue;
             };
             let Some(job) = jobs.get_mut(&key) else { continue };
@@ -240,7 +242,7 @@ impl Owner {
                 Timer::QueueLimit(_) => job.on_queue_limit(core, now, out),
                 Timer::Total(_) => job.on_total(core, now, out),
                 Timer::Stops(_) => job.on_stops_due(core, now, out),
-                Timer::Announce | Timer::Own(_) => {}
+                Timer::Announce | Timer::Retention | Timer::Own(_) => {}
             }
             core.dirty.insert(key);
         }

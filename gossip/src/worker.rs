@@ -83,6 +83,8 @@ pub struct Worker {
     /// Bytes of memory in results that only the offers carry.
     carried: usize,
     kept: BTreeMap<u64, receipt::Kept>,
+    /// Bytes of results that stay here because their jobs say so.
+    kept_bytes: u64,
     timers: Timers<Timer>,
     /// Numbers queue entries and records.
     next_number: u64,
@@ -154,6 +156,13 @@ impl Worker {
         self.jobs
             .iter()
             .flat_map(|(key, job)| job.phases().map(|(part, phase)| (execution_key(*key, part), phase)))
+    }
+
+    /// Executions whose results this node may have to give: those that are accepted and not dealt with by their owner,
+    /// and those whose job says that their results stay here.
+    pub fn holds(&self) -> impl Iterator<Item = ExecutionKey> + '_ {
+        let kept = self.kept.values().flat_map(receipt::Kept::executions);
+        self.executions().map(|(execution, _)| execution).chain(kept)
     }
 
     /// Who owns a job, as far as this worker has heard: from what it runs or ran lately, its receipts, and

@@ -55,6 +55,26 @@ pub struct Settings {
     pub storage_bytes: u64,
     /// Which classes of submitters this node works for.
     pub accept: Accept,
+    /// How long, and how much of, what ended is kept.
+    pub retention: Retention,
+}
+
+/// How long this node's own jobs are kept after they ended, with their results, and how much of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// How long.
+    pub time: Duration,
+    /// Versions of jobs at the most; what ended first goes first.
+    pub jobs: usize,
+    /// Executions of all of them at the most.
+    pub executions: u64,
+}
+
+impl Default for Retention {
+    /// As long as most people look back on what they ran, and at most about 50 MB of memory and 1 GB of records.
+    fn default() -> Self {
+        Retention { time: Duration::from_secs(30 * 24 * 3600), jobs: 100_000, executions: 1_000_000 }
+    }
 }
 
 /// Whose jobs a worker takes.
@@ -81,6 +101,7 @@ impl Default for Settings {
             input_timeout: Duration::from_secs(10),
             storage_bytes: 20_000_000_000,
             accept: Accept::Anyone,
+            retention: Retention::default(),
         }
     }
 }
@@ -131,6 +152,23 @@ struct File {
     queue_timeout: Option<u64>,
     input_timeout: Option<u64>,
     storage: Option<String>,
+    retention: RetentionKeys,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RetentionKeys {
+    time: Option<Span>,
+    jobs: Option<usize>,
+    executions: Option<u64>,
+}
+
+/// A span of time as a number of seconds, or as text with a unit.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Span {
+    Seconds(u64),
+    Text(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -199,7 +237,7 @@ impl Config {
         self.settings.read_limits(&file.capacity, file.storage.as_deref())?;
         self.settings.queue_timeout = seconds(file.queue_timeout, self.settings.queue_timeout);
         self.settings.input_timeout = seconds(file.input_timeout, self.settings.input_timeout);
-        Ok(())
+        self.settings.retention.read(&file.retention)
     }
 
     fn environment(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
@@ -233,7 +271,79 @@ impl Config {
                 .collect::<Result<_, _>>()
                 .map_err(|error: job::id::IdError| wrong("CARDUME_TRUSTED", error.to_string()))?;
         }
+        let number = |name| {
+            let wrong = |text: &str| wrong(name, format!("{text:?} is not a whole number"));
+            variable(name).map(|text| text.trim().parse::<u64>().map_err(|_| wrong(&text))).transpose()
+        };
+        let jobs = number("CARDUME_RETENTION_JOBS")?;
+        for (name, keys) in [
+            (
+                "CARDUME_RETENTION",
+                RetentionKeys { time: variable("CARDUME_RETENTION").map(Span::Text), ..Default::default() },
+            ),
+            (
+                "CARDUME_RETENTION_JOBS",
+                RetentionKeys {
+                    jobs: jobs.map(|jobs| usize::try_from(jobs).unwrap_or(usize::MAX)),
+                    ..Default::default()
+                },
+            ),
+            (
+                "CARDUME_RETENTION_EXECUTIONS",
+                RetentionKeys { executions: number("CARDUME_RETENTION_EXECUTIONS")?, ..Default::default() },
+            ),
+        ] {
+            self.settings.retention.read(&keys).map_err(|message| wrong(name, message))?;
+        }
         Ok(())
+    }
+}
+
+impl Retention {
+    fn read(&mut self, keys: &RetentionKeys) -> Result<(), String> {
+        if let Some(time) = &keys.time {
+            self.time = time.read().ok_or_else(|| {
+                format!("retention.time: {time} is not a span of at least a second, such as 30d, 12h or 90s")
+            })?;
+        }
+        // What ended last is kept in any case: its user has not seen it yet.
+        if keys.jobs == Some(0) || keys.executions == Some(0) {
+            return Err("retention: 0 is not a number of jobs or executions to keep: 1 is the least".into());
+        }
+        self.jobs = keys.jobs.unwrap_or(self.jobs);
+        self.executions = keys.executions.unwrap_or(self.executions);
+        Ok(())
+    }
+}
+
+impl Span {
+    fn read(&self) -> Option<Duration> {
+        let seconds = match self {
+            Span::Seconds(seconds) => *seconds,
+            Span::Text(text) => {
+                let text = text.trim();
+                let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+                let (number, unit) = text.split_at(unit);
+                let each = match unit.trim() {
+                    "" | "s" => 1,
+                    "m" => 60,
+                    "h" => 3600,
+                    "d" => 24 * 3600,
+                    _ => return None,
+                };
+                number.parse::<u64>().ok()?.checked_mul(each)?
+            }
+        };
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Span::Seconds(seconds) => write!(f, "{seconds}"),
+            Span::Text(text) => write!(f, "{text:?}"),
+        }
     }
 }
 
@@ -289,5 +399,29 @@ mod tests {
         let mut config = Config::new(Path::new("/nowhere"));
         assert!(config.apply(b"swram: x\n").unwrap_err().contains("swram"));
         assert!(config.apply(b"capacity: {cpu: -1}\n").unwrap_err().contains("capacity.cpu"));
+        assert!(config.apply(b"retention: {time: soon}\n").unwrap_err().contains("retention.time"));
+        assert!(config.apply(b"retention: {time: 0}\n").unwrap_err().contains("at least a second"));
+        assert!(config.apply(b"retention: {jobs: 0}\n").unwrap_err().contains("1 is the least"));
+    }
+
+    #[test]
+    fn retention_is_read_as_people_write_it() {
+        let mut config = Config::new(Path::new("/nowhere"));
+        assert_eq!(config.settings.retention, Retention::default());
+        let day = Duration::from_secs(24 * 3600);
+        for (text, time) in [("7d", 7 * day), ("36h", day * 3 / 2), ("90", Duration::from_secs(90))] {
+            config.apply(format!("retention: {{time: {text}, jobs: 5}}\n").as_bytes()).unwrap();
+            assert_eq!(config.settings.retention, Retention { time, jobs: 5, ..Retention::default() });
+        }
+        let given = |name: &str| match name {
+            "CARDUME_RETENTION" => Some("2m".to_owned()),
+            "CARDUME_RETENTION_EXECUTIONS" => Some("9".to_owned()),
+            _ => None,
+        };
+        config.environment(given).unwrap();
+        let expected = Retention { time: Duration::from_secs(120), jobs: 5, executions: 9 };
+        assert_eq!(config.settings.retention, expected);
+        let wrong = config.environment(|name| (name == "CARDUME_RETENTION_JOBS").then(|| "x".to_owned()));
+        assert!(wrong.unwrap_err().to_string().contains("CARDUME_RETENTION_JOBS"));
     }
 }

@@ -12,14 +12,14 @@ use bytes::Bytes;
 use cid::Cid;
 use futures::{Stream, StreamExt};
 use job::spec::ContentPath;
-use job::{ExecutionKey, JobId, PeerId};
+use job::{ExecutionKey, PeerId};
 use p2p::Host;
 use storage::block::{Block, BlockError, Blocks};
 use storage::exchange::{Config as ExchangeConfig, Exchange, ExchangeError, FetchRequest, Fetched, Peer};
 use storage::fetch::{FetchLimits, Progress};
 use storage::read::{self, ReadError};
 use storage::records::{Batch, Records};
-use storage::store::{Pin, Settings, Store, StoreError};
+use storage::store::{Settings, Store, StoreError};
 use storage::unixfs::{self, DirEntry, Profile};
 use tokio::sync::{mpsc, watch};
 use tokio_util::io::StreamReader;
@@ -30,7 +30,8 @@ use crate::network::{self, Swarm};
 use crate::peers;
 use parked::Parked;
 pub use parked::{FEW, Staged};
-pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Kind, Listed, Stat};
+pub use storage::store::Pin;
+pub use types::{AddOptions, Added, Checkout, Entry, FetchFault, Keeper, Kind, Listed, Stat};
 
 /// CIDs waiting to be published in the DHT; more are left out, connected peers find them anyway.
 const PROVIDES: usize = 1024;
@@ -42,8 +43,6 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 const RESULT_NODES: u64 = 256 << 20;
 /// What an input's names and small files may take on disk beyond its bytes.
 const NAMES_ON_DISK: u64 = 256 << 20;
-/// The name under which what users add is kept.
-const USER: &str = "";
 
 /// The content of a node; cheap to clone.
 #[derive(Clone)]
@@ -139,7 +138,7 @@ impl Content {
 
     /// Adds a file or folder for a user: it stays until unpinned.
     pub async fn add(&self, path: &Path, options: &AddOptions) -> Result<Added, FetchFault> {
-        let pin = (!options.only_hash).then(|| USER.to_owned());
+        let pin = (!options.only_hash).then(|| Keeper::User.to_string());
         let added = self.store.add_path(path, options.store(pin)).await.map_err(|error| here(&error))?;
         self.came(added.cid, options.only_hash);
         Ok(of_store(added))
@@ -151,7 +150,7 @@ impl Content {
         bytes: impl Stream<Item = std::io::Result<Bytes>> + Send,
         options: &AddOptions,
     ) -> Result<Added, FetchFault> {
-        let pin = (!options.only_hash).then(|| USER.to_owned());
+        let pin = (!options.only_hash).then(|| Keeper::User.to_string());
         let reader = StreamReader::new(bytes.boxed());
         let added =
             self.store.add_reader(reader, None, options.store(pin)).await.map_err(|error| here(&error))?;
@@ -164,7 +163,7 @@ impl Content {
         let entries = [Entry::new(name, added.clone())];
         let (added, blocks) = directory(&options.profile, &entries)?;
         if !options.only_hash {
-            let pin = Pin::new(added.cid, USER);
+            let pin = Keeper::User.pin(added.cid);
             self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
             self.came(added.cid, false);
         }
@@ -197,7 +196,7 @@ impl Content {
     /// Puts a directory together and pins it for an execution.
     pub async fn add_result(&self, execution: ExecutionKey, entries: &[Entry]) -> Result<Added, FetchFault> {
         let (added, blocks) = directory(&Profile::default(), entries)?;
-        let pin = Pin::new(added.cid, execution.id().to_string());
+        let pin = Keeper::Execution(execution.id()).pin(added.cid);
         self.store.put_pinned(blocks, vec![pin]).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
         Ok(added)
@@ -225,19 +224,19 @@ impl Content {
 
     // --- keeping ---
 
-    /// Stores blocks and pins roots among them for a job, in one go; durable at return.
+    /// Stores blocks and pins roots among them, in one go; durable at return.
     ///
     /// Answers with those roots that are not pinned, since the blocks are not all of what is below them: bring the
     /// rest with [`Content::hold`].
     pub async fn hold_blocks(
         &self,
-        job: JobId,
+        keeper: Keeper,
         blocks: Vec<Block>,
         roots: &[Cid],
     ) -> Result<Vec<Cid>, FetchFault> {
         let incomplete = incomplete(&blocks, roots);
         let whole = roots.iter().filter(|root| !incomplete.contains(root));
-        let pins = whole.map(|root| Pin::new(*root, job.to_string())).collect();
+        let pins = whole.map(|root| keeper.pin(*root)).collect();
         self.store.put_pinned(blocks, pins).await.map_err(|error| here(&error))?;
         self.exchange.content_added();
         self.held.send_modify(|count| *count += 1);
@@ -248,12 +247,12 @@ impl Content {
     /// stored at once, by [`Content::hold_blocks`].
     pub fn stage(
         &self,
-        job: JobId,
+        keeper: Keeper,
         roots: &[Cid],
         blocks: &[gossip::message::Block],
         batch: &mut Batch,
     ) -> Option<Staged> {
-        self.parked.stage(job, roots, blocks, batch)
+        self.parked.stage(keeper, roots, blocks, batch)
     }
 
     /// The transaction is durable: what it holds is content of this node from now on.
@@ -268,33 +267,18 @@ impl Content {
         }
     }
 
-    /// Keeps content that is here for a job.
-    pub async fn pin(&self, job: JobId, roots: &[Cid]) -> Result<(), FetchFault> {
-        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+    /// Keeps content that is here.
+    pub async fn pin(&self, keeper: Keeper, roots: &[Cid]) -> Result<(), FetchFault> {
+        let pins = roots.iter().map(|root| keeper.pin(*root)).collect();
         self.store.pin(pins).await.map_err(|error| here(&error))
     }
 
-    /// Which of these are not kept for a job yet.
-    pub fn not_pinned(&self, job: JobId, roots: &[Cid]) -> Vec<Cid> {
-        let name = job.to_string();
-        let is_pinned = |root: &Cid| {
-            let pin = Pin::new(*root, &name);
-            self.store.blocking().is_pinned_as(&pin).unwrap_or(true)
-        };
-        roots.iter().filter(|root| !is_pinned(root)).copied().collect()
-    }
-
-    /// Takes back that content is kept for a job. What fails is logged, and stays until the job is forgotten.
-    pub async fn unpin(&self, job: JobId, roots: &[Cid]) {
-        let pins = roots.iter().map(|root| Pin::new(*root, job.to_string())).collect();
+    /// Takes back that content is kept. What fails is logged, and stays until pins that nobody needs are looked for.
+    pub async fn unpin(&self, keeper: Keeper, roots: &[Cid]) {
+        let pins = roots.iter().map(|root| keeper.pin(*root)).collect();
         if let Err(error) = self.store.unpin(pins).await {
-            debug!(%job, %error, "content of a job could not be released");
+            debug!(%keeper, %error, "content could not be released");
         }
-    }
-
-    /// Releases everything that is kept for a job: its inputs, its spec, the results of all its attempts.
-    pub async fn unpin_job(&self, job: JobId) -> Result<(), FetchFault> {
-        self.store.unpin_all(&job.to_string()).await.map(drop).map_err(|error| here(&error))
     }
 
     /// How many bytes of blocks a result may have whose worker says that its files have `claimed`, when its job may
@@ -304,10 +288,10 @@ impl Content {
         files.saturating_add(files / 8).saturating_add(RESULT_NODES).min(self.room / 2)
     }
 
-    /// Brings content of at most so many bytes here and keeps it for a job; durable at return.
+    /// Brings content of at most so many bytes here and keeps it; durable at return.
     pub async fn hold(
         &self,
-        job: JobId,
+        keeper: Keeper,
         root: Cid,
         from: &[PeerId],
         max_bytes: u64,
@@ -315,20 +299,20 @@ impl Content {
         let limits = FetchLimits::bytes(max_bytes);
         let request = FetchRequest::new(root).hints(self.hints(from)).limits(limits);
         self.exchange.fetch(request).await.map_err(fault)?;
-        self.pin(job, &[root]).await?;
+        self.pin(keeper, &[root]).await?;
         self.held.send_modify(|count| *count += 1);
         self.provide_result(root);
         Ok(())
     }
 
-    /// Stores one block for a job.
-    pub async fn put_pinned(&self, cid: Cid, data: Bytes, job: JobId) -> Result<(), FetchFault> {
-        self.hold_blocks(job, vec![Block { cid, data }], &[cid]).await.map(drop)
+    /// Stores one block and keeps it.
+    pub async fn put_pinned(&self, cid: Cid, data: Bytes, keeper: Keeper) -> Result<(), FetchFault> {
+        self.hold_blocks(keeper, vec![Block { cid, data }], &[cid]).await.map(drop)
     }
 
     /// Executions' results need not stay on their worker. Small ones, which were never content here, cost nothing.
     pub async fn unpin_executions(&self, results: impl IntoIterator<Item = (ExecutionKey, Cid)>) {
-        let pins = results.into_iter().map(|(key, root)| Pin::new(root, key.id().to_string()));
+        let pins = results.into_iter().map(|(key, root)| Keeper::Execution(key.id()).pin(root));
         // What cannot be looked up is released all the same.
         let pins: Vec<Pin> =
             pins.filter(|pin| self.store.blocking().is_pinned_as(pin).unwrap_or(true)).collect();
@@ -339,6 +323,16 @@ impl Content {
         if let Err(error) = self.store.unpin(pins).await {
             debug!(many, %error, "results could not be released; they stay until the next time");
         }
+    }
+
+    /// At most so many pins, in a fixed order, from after one on; none when there are no more.
+    pub async fn pins(&self, after: Option<Pin>, most: usize) -> Result<Vec<Pin>, FetchFault> {
+        self.store.pins(after, most).await.map_err(|error| here(&error))
+    }
+
+    /// Takes pins back.
+    pub async fn release(&self, pins: Vec<Pin>) -> Result<(), FetchFault> {
+        self.store.unpin(pins).await.map_err(|error| here(&error))
     }
 
     // --- reading ---

@@ -7,13 +7,11 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use gossip::owner::JobSummary;
 use job::JobId;
 use job::state::JobState;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::locate::Heard;
 use crate::submit::naming::Claims;
 
-/// Jobs that the index keeps; the oldest that ended leave first. About 400 bytes each.
-const KEPT: usize = 200_000;
 /// Hex digits that are enough to name a job by the beginning of its id, as in Bacalhau.
 const PREFIX_DIGITS: usize = 8;
 
@@ -37,7 +35,8 @@ pub enum Named {
     None,
 }
 
-/// All jobs of this owner, newest version each.
+/// All jobs of this owner, newest version each. There are as many as the owner machine has or keeps, and it bounds
+/// both; about 400 bytes each.
 pub struct Index {
     /// Names and tokens that submissions are busy with.
     pub claims: Claims,
@@ -45,6 +44,7 @@ pub struct Index {
     pub heard: Heard,
     jobs: RwLock<BTreeMap<JobId, Entry>>,
     bell: watch::Sender<u64>,
+    forgotten: Notify,
 }
 
 struct Entry {
@@ -68,6 +68,7 @@ impl Default for Index {
             heard: Heard::default(),
             jobs: RwLock::default(),
             bell: watch::channel(0).0,
+            forgotten: Notify::new(),
         }
     }
 }
@@ -87,14 +88,6 @@ impl Index {
     fn insert(&self, line: Line, keep_older: bool) {
         let mut jobs = self.write();
         let id = line.summary.id;
-        if jobs.len() >= KEPT && !jobs.contains_key(&id) {
-            let oldest = jobs
-                .iter()
-                .filter(|(_, entry)| entry.line.summary.state.is_terminal())
-                .min_by_key(|(_, entry)| entry.line.summary.created)
-                .map(|(id, _)| *id);
-            oldest.map(|id| jobs.remove(&id));
-        }
         let known = jobs.get(&id).map(|entry| &entry.line);
         if known.is_some_and(|known| known.summary.version > line.summary.version) {
             return;
@@ -135,6 +128,25 @@ impl Index {
         }
         drop(jobs);
         self.ring();
+    }
+
+    /// A job version is not kept any more, and no older one is.
+    pub fn forget(&self, job: JobId, version: u32) {
+        let mut jobs = self.write();
+        if let Some(entry) = jobs.get_mut(&job) {
+            entry.before = entry.before.take().filter(|line| line.summary.version > version);
+            if entry.line.summary.version <= version {
+                jobs.remove(&job);
+            }
+        }
+        drop(jobs);
+        self.ring();
+        self.forgotten.notify_one();
+    }
+
+    /// Waits until a job version was forgotten, since the last time that this was waited for.
+    pub async fn forgotten(&self) {
+        self.forgotten.notified().await;
     }
 
     fn ring(&self) {
@@ -263,6 +275,23 @@ mod tests {
         index.propose(line(2, 1, "default", "other"));
         index.refused(JobId([2; 16]), 1);
         assert_eq!(index.list().len(), 1);
+    }
+
+    #[test]
+    fn a_forgotten_job_is_gone_and_a_version_that_is_being_made_is_not() {
+        let index = Index::default();
+        let job = JobId([1; 16]);
+        index.add(line(1, 2, "default", "words"));
+        index.forget(job, 1);
+        assert_eq!(index.get(job).unwrap().summary.version, 2);
+        index.propose(line(1, 3, "default", "words"));
+        index.forget(job, 2);
+        assert_eq!(index.get(job).unwrap().summary.version, 3);
+        index.refused(job, 3);
+        assert_eq!((index.get(job), index.find("words", None)), (None, Named::None));
+        index.add(line(1, 1, "default", "words"));
+        index.forget(job, 1);
+        assert_eq!(index.list().len(), 0);
     }
 
     #[test]

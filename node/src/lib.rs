@@ -43,6 +43,7 @@ mod shell;
 mod start;
 mod state;
 mod submit;
+mod sweep;
 mod view;
 
 pub use config::{Accept, Config, ConfigError, Settings};

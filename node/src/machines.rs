@@ -12,6 +12,7 @@ use storage::records::{Batch, Records, Table};
 use crate::config::{Accept, Config};
 use crate::read;
 use crate::shell::{Machine, Restore, RestoreError};
+use crate::submit::naming;
 
 fn put(batch: &mut Batch, table: Table, record: &Record) {
     batch.put(table, record.key.to_bytes(), record.value.clone());
@@ -21,8 +22,20 @@ fn delete(batch: &mut Batch, table: Table, key: &RecordKey) {
     batch.delete(table, key.to_bytes());
 }
 
+/// Puts the end of all records of a job version into the batch, if that is what an effect is; the rest of it is
+/// performed.
+fn forget_job(effect: &owner::Effect, batch: &mut Batch) {
+    if let owner::Effect::ForgetJob { job, version } = effect {
+        batch.delete_prefix(Table::OWNER, read::Kept { job: *job, version: *version }.prefix());
+        naming::forget(batch, *job, *version);
+    }
+}
+
+/// All that is durable of a worker's effects is records.
+fn nothing_more(_: &worker::Effect, _: &mut Batch) {}
+
 macro_rules! machine {
-    ($machine:ty, $module:ident, $table:expr, $name:literal) => {
+    ($machine:ty, $module:ident, $table:expr, $name:literal, $more:expr) => {
         impl Machine for $machine {
             type Input = $module::Input;
             type Effect = $module::Effect;
@@ -50,7 +63,10 @@ macro_rules! machine {
                 match effect {
                     $module::Effect::Persist(record) => put(batch, $table, record),
                     $module::Effect::Forget(key) => delete(batch, $table, key),
-                    _ => return false,
+                    more => {
+                        $more(more, batch);
+                        return false;
+                    }
                 }
                 true
             }
@@ -58,8 +74,8 @@ macro_rules! machine {
     };
 }
 
-machine!(Owner, owner, Table::OWNER, "owner");
-machine!(Worker, worker, Table::WORKER, "worker");
+machine!(Owner, owner, Table::OWNER, "owner", forget_job);
+machine!(Worker, worker, Table::WORKER, "worker", nothing_more);
 
 /// What both machines are told about who they are.
 pub struct Who {
@@ -77,14 +93,15 @@ fn records(records: &Records, table: Table) -> Result<Vec<Record>, RestoreError>
     Ok(found)
 }
 
-/// What the owner machine needs: the records of job versions that are not settled. The others are only
-/// looked up, since there is no end to how many there are.
+/// What the owner machine needs: the records of job versions that are not settled, and of the others the one that says
+/// so. The rest of these is only looked up: it may be much.
 fn unsettled(records: &Records) -> Result<Vec<Record>, RestoreError> {
     let mut found = Vec::new();
     for version in read::versions_kept(records) {
         let version = version?;
-        if !version.has(records, Kind::Settled)? {
-            found.append(&mut version.all(records)?);
+        match version.one(records, Kind::Settled)? {
+            Some(settled) => found.push(settled),
+            None => found.append(&mut version.all(records)?),
         }
     }
     Ok(found)
@@ -134,6 +151,9 @@ pub fn owner_settings(config: &Config, addresses: Vec<String>) -> owner::Setting
         own_worker: config.worker,
         addresses,
         queue_timeout: config.settings.queue_timeout,
+        retention: config.settings.retention.time,
+        retained_jobs: config.settings.retention.jobs,
+        retained_executions: config.settings.retention.executions,
         ..owner::Settings::default()
     }
 }

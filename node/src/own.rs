@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::content::{Content, FEW, FetchFault, Staged};
+use crate::content::{Content, FEW, FetchFault, Keeper, Staged};
 use crate::index::{Index, Line};
 use crate::net::{Net, Role};
 use crate::shell::{Handle, Perform};
@@ -149,7 +149,8 @@ impl Perform<Owner> for OwnerEffects {
         effects.retain(|effect| {
             let Effect::Hold(hold) = effect else { return true };
             let roots: Vec<Cid> = hold.items.iter().map(|item| item.result.cid).collect();
-            let Some(staged) = self.content.stage(hold.job, &roots, &hold.blocks, batch) else { return true };
+            let keeper = Keeper::Job(hold.job, hold.version);
+            let Some(staged) = self.content.stage(keeper, &roots, &hold.blocks, batch) else { return true };
             self.staged.push(staged);
             let results = hold.items.iter().map(|item| held(item, Ok(()))).collect();
             inputs.push(Input::Held { job: hold.job, version: hold.version, results });
@@ -214,6 +215,10 @@ impl OwnerEffects {
                 self.desk.changed(job, seq);
             }
             Effect::Settled { job, version } => debug!(%job, version, "settled"),
+            Effect::ForgetJob { job, version } => {
+                debug!(%job, version, "forgotten");
+                self.index.forget(job, version);
+            }
             Effect::Watch { peer, live } => self.net.watch(peer, live, Role::Owner),
             Effect::Dial { peer, addresses } => self.net.dial(peer, &addresses),
             Effect::Penalise { peer, why } => self.net.penalise(peer, why),
@@ -245,7 +250,8 @@ async fn hold_all(content: &Content, index: &Index, owner: &Handle<Owner>, holds
     let fetches = away.into_iter().map(|(job, version, from, disk, item)| async move {
         let hints = [from];
         let most = content.result_limit(item.result.size, most_files(disk));
-        let result = patiently(index, job, || content.hold(job, item.result.cid, &hints, most)).await;
+        let keeper = Keeper::Job(job, version);
+        let result = patiently(index, job, || content.hold(keeper, item.result.cid, &hints, most)).await;
         (job, version, held(&item, result.map_err(|error| error.to_string())))
     });
     let mut fetched = futures::stream::iter(fetches).buffer_unordered(HOLDS_AT_ONCE);
@@ -265,7 +271,8 @@ async fn hold_given(content: &Content, index: &Index, owner: &Handle<Owner>, hol
     }
     let roots: Vec<Cid> = here.iter().map(|item| item.result.cid).collect();
     let blocks: Vec<storage::Block> = hold.blocks.iter().map(stored_block).collect();
-    let stored = patiently(index, job, || content.hold_blocks(job, blocks.clone(), &roots)).await;
+    let keeper = Keeper::Job(job, version);
+    let stored = patiently(index, job, || content.hold_blocks(keeper, blocks.clone(), &roots)).await;
     // Of these only a part travelled along: they are whole once the rest was fetched.
     let incomplete = stored.as_deref().unwrap_or_default();
     let (partly, here): (Vec<HoldItem>, Vec<HoldItem>) =

@@ -49,13 +49,15 @@ pub async fn versions(app: &App, job: JobId) -> Result<Vec<JobView>, ApiError> {
     Ok(versions)
 }
 
-/// 404 for a job.
+/// 404 for a job: never heard of, or forgotten.
 pub fn missing(name: &str, version: Option<u32>) -> ApiError {
     match version {
-        None => ApiError::not_found(format!("job not found: {name}")),
+        None => ApiError::not_found(format!("job not found: {name}")).hint(GONE),
         Some(version) => ApiError::not_found(format!("job {name} has no version {version}")),
     }
 }
+
+const GONE: &str = "`cardume job list --all` shows a node's jobs; those that ended long ago are forgotten";
 
 /// 503 while the node stops.
 pub fn stopping() -> ApiError {
@@ -110,14 +112,22 @@ pub struct Kept {
 impl Kept {
     /// All its records.
     pub fn all(&self, records: &Records) -> Result<Vec<Record>, RecordsError> {
-        let (mut found, key) = (Vec::new(), self.key(Kind::Job).to_bytes());
-        all(records, Table::OWNER, &key[..VERSION_BYTES], &mut |record| found.push(record))?;
+        let mut found = Vec::new();
+        all(records, Table::OWNER, &self.prefix(), &mut |record| found.push(record))?;
         Ok(found)
     }
 
-    /// Whether it has a record of this kind, of those that there is one of at most.
-    pub fn has(&self, records: &Records, kind: Kind) -> Result<bool, RecordsError> {
-        Ok(records.get(Table::OWNER, &self.key(kind).to_bytes())?.is_some())
+    /// Its record of this kind, of those that there is one of at most.
+    pub fn one(&self, records: &Records, kind: Kind) -> Result<Option<Record>, RecordsError> {
+        let key = self.key(kind);
+        Ok(records.get(Table::OWNER, &key.to_bytes())?.map(|value| Record { key, value }))
+    }
+
+    /// What the keys of all its records begin with.
+    pub fn prefix(&self) -> Vec<u8> {
+        let mut prefix = self.key(Kind::Job).to_bytes().to_vec();
+        prefix.truncate(VERSION_BYTES);
+        prefix
     }
 
     /// Its records of some kinds; the rest of it is not touched.
@@ -237,8 +247,8 @@ mod tests {
         let found: Vec<Kept> = versions_kept(&records).map(Result::unwrap).collect();
         let kept = |job, version| Kept { job: JobId([job; 16]), version };
         assert_eq!(found, [kept(0, 0), kept(1, 1), kept(1, 2), kept(255, u32::MAX)]);
-        assert!(kept(1, 1).has(&records, Kind::Settled).unwrap());
-        assert!(!kept(1, 2).has(&records, Kind::Settled).unwrap());
+        let settled = |version| kept(1, version).one(&records, Kind::Settled).unwrap();
+        assert_eq!((settled(1).map(|record| record.key), settled(2)), (Some(keys[4]), None));
         let keys_of = |read: Vec<Record>| read.into_iter().map(|record| record.key).collect::<Vec<_>>();
         assert_eq!(keys_of(kept(1, 1).all(&records).unwrap()), keys[1..5]);
         assert_eq!(keys_of(kept(1, 1).of_kinds(&records, &[Kind::Receipts]).unwrap()), keys[2..4]);

@@ -47,7 +47,7 @@ pub trait Machine: Send + Sized + 'static {
     fn next_wakeup(&self) -> Option<Time>;
     /// The tick.
     fn tick() -> Self::Input;
-    /// Puts what the effect makes durable into the batch; false when it is to be performed instead.
+    /// Puts what the effect makes durable into the batch; false when it is to be performed, instead or as well.
     fn persist(effect: &Self::Effect, batch: &mut Batch) -> bool;
 }
 

@@ -30,7 +30,7 @@ use crate::own::{Desk, OwnerEffects};
 use crate::perform::{Bench, WorkerEffects};
 use crate::shell::{self, Queue, Shell};
 use crate::state::{App, State};
-use crate::{api, identity, listen, locate, network, nodes, peers, read, remote};
+use crate::{api, identity, listen, locate, network, nodes, peers, read, remote, sweep};
 
 /// The port that a node listens on for peers when it is not told and the port is free, TCP and QUIC.
 const USUAL_PORT: u16 = 4190;
@@ -163,6 +163,11 @@ impl Node {
         &self.ready
     }
 
+    #[cfg(test)]
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
     /// Waits until the node ends by itself: a task of it died, or it was told to live until idle and is.
     pub async fn closed(&self) {
         let mut ended = self.ended.clone();
@@ -290,6 +295,7 @@ impl Building {
         });
         load_index(&app)?;
         let (shells, shells_cancel, ended) = run_machines(&app, &who, net.clone(), owner_queue, worker_queue);
+        app.tracker.spawn(sweep::run(Arc::clone(&app)));
         let ready = serve(&app, net, listeners, events).await?;
         info!(peer = %ready.peer, swarm = %ready.swarm, api = ready.api, "serving");
         let engine = engine.map(|engine| engine as Arc<dyn Engine>);

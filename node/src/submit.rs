@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::api::error::ApiError;
-use crate::content::Added;
+use crate::content::{Added, Keeper};
 use crate::index::Line;
 use crate::own::Submitted;
-use crate::read::stopping;
+use crate::read::{missing, stopping};
 use crate::state::App;
 use crate::{clock, locate};
 use naming::{Claim, Naming};
@@ -108,29 +108,29 @@ pub async fn submit(app: &App, request: Request) -> Result<Accepted, ApiError> {
     let Checked { spec, warnings } = check(&request)?;
     let (spec, inputs) = inline_to_content(app, spec).await?;
     let token = token(&request);
-    let claim = app.index.claims.claim(&spec, token.as_ref()).await;
+    let mut claim = app.index.claims.claim(&spec, token.as_ref()).await;
     let (id, version, nonce) = match naming::decide(app, &spec, token.as_ref(), request.force).await? {
         Naming::Known { id, version } => return Ok(Accepted { job: id, version, warnings }),
         Naming::New { id, version, nonce } => (id, version, nonce),
     };
-    let roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
-    // What an earlier version keeps is not this one's to release.
-    let fresh = app.content.not_pinned(id, &[&roots[..], &[spec.spec_cid()]].concat());
+    claim.makes(id, version);
+    let mut roots: Vec<Cid> = inputs.iter().map(|input| input.cid).collect();
     if !roots.is_empty() {
         app.content
-            .pin(id, &roots)
+            .pin(Keeper::Job(id, version), &roots)
             .await
             .map_err(|error| ApiError::internal("keeping inline inputs", &error))?;
     }
+    roots.push(spec.spec_cid());
     let job = match new_job(app, &spec, id, version, nonce).await {
         Ok(job) => job,
         Err(error) => {
-            app.content.unpin(id, &fresh).await;
+            app.content.unpin(Keeper::Job(id, version), &roots).await;
             return Err(error);
         }
     };
     let summary = JobSummary::submitted(&job, clock::now().wall);
-    hand_over(app, job, Line { summary, labels: spec.labels }, fresh, claim).await?;
+    hand_over(app, job, Line { summary, labels: spec.labels }, roots, claim).await?;
     Ok(Accepted { job: id, version, warnings })
 }
 
@@ -151,14 +151,14 @@ async fn hand_over(
     app: &App,
     job: NewJob,
     line: Line,
-    fresh: Vec<Cid>,
+    roots: Vec<Cid>,
     claim: Claim,
 ) -> Result<(), ApiError> {
     let (sender, answered) = oneshot::channel();
     let own = App::clone(app);
     app.tracker.spawn(async move {
         let id = job.id;
-        let answer = propose(&own, job, line, &fresh).await;
+        let answer = propose(&own, job, line, &roots).await;
         drop(claim);
         let accepted = answer.is_ok();
         if sender.send(answer).is_err() {
@@ -176,8 +176,8 @@ async fn hand_over(
         .map_err(|_| stopping())?
 }
 
-/// `fresh`: what is kept for this version alone; a refusal lets go of it.
-async fn propose(app: &App, job: NewJob, line: Line, fresh: &[Cid]) -> Result<(), ApiError> {
+/// `roots`: what is kept for this version; a refusal lets go of it.
+async fn propose(app: &App, job: NewJob, line: Line, roots: &[Cid]) -> Result<(), ApiError> {
     let (id, version) = (job.id, job.version);
     // Listed first: the machine tells of its changes from the moment that it has it.
     app.index.propose(line);
@@ -194,9 +194,10 @@ async fn propose(app: &App, job: NewJob, line: Line, fresh: &[Cid]) -> Result<()
         }
         Some(Err(refusal)) => {
             app.index.refused(id, version);
-            // A version that exists may be the same submission, made twice at once: its content stays.
+            // A version that exists may be the same submission, made twice at once: what is its stays.
             if !matches!(refusal, Refusal::VersionExists(_)) {
-                app.content.unpin(id, fresh).await;
+                app.content.unpin(Keeper::Job(id, version), roots).await;
+                naming::not_made(app, id, version).await;
             }
             Err(refused(&refusal))
         }
@@ -269,7 +270,7 @@ pub async fn stop(app: &App, id: JobId, reason: String) -> Result<(), ApiError> 
         Err(StopRefusal::Ended(state)) => Err(cannot_stop(state)),
         Err(StopRefusal::Unknown) => match app.index.get(id) {
             Some(line) => Err(cannot_stop(line.summary.state)),
-            None => Err(ApiError::not_found(format!("job not found: {id}"))),
+            None => Err(missing(&id.to_string(), None)),
         },
         Err(other) => Err(ApiError::conflict(other.to_string())),
     }
@@ -295,7 +296,7 @@ async fn new_job(
     // Workers fetch a spec that is too large for an award like any other content.
     if bytes.len() > gossip::message::MAX_INLINE_SPEC_BYTES {
         app.content
-            .put_pinned(spec_cid, bytes.clone().into(), id)
+            .put_pinned(spec_cid, bytes.clone().into(), Keeper::Job(id, version))
             .await
             .map_err(|error| ApiError::internal("the spec could not be stored", &error))?;
     }

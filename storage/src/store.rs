@@ -217,10 +217,9 @@ impl Store {
         self.run(move |store| store.unpin(&pins)).await
     }
 
-    /// Takes all pins of a name back; answers with how many there were.
-    pub async fn unpin_all(&self, name: &str) -> Result<u64, StoreError> {
-        let name = name.to_owned();
-        self.run(move |store| store.unpin_all(&name)).await
+    /// At most so many pins, in a fixed order, from after one on; none when there are no more.
+    pub async fn pins(&self, after: Option<Pin>, limit: usize) -> Result<Vec<Pin>, StoreError> {
+        self.run(move |store| store.pins(after.as_ref(), limit)).await
     }
 
     /// Whether something is pinned itself, under any name.

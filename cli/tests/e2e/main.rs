@@ -18,6 +18,7 @@ mod naming;
 mod net;
 mod owner_killed;
 mod refused;
+mod retention;
 mod shell;
 mod stopping;
 mod testnets;

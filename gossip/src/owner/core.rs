@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::job::{JobId, PeerId, Time};
 
 use super::ledger::Part;
+use super::retention::Past;
 use super::{Counters, Effect, Identity, Settings};
 use crate::bug::Bug;
 use crate::lottery;
@@ -51,6 +52,8 @@ pub(super) enum Timer {
     Stops(JobKey),
     /// Announcements that had to wait for their turn.
     Announce,
+    /// Ended jobs are past their retention.
+    Retention,
     /// What is expected of this node's own worker, which needs no peers.
     Own(Patience),
 }
@@ -123,6 +126,8 @@ pub(super) struct Core {
     pub(super) dirty: BTreeSet<JobKey>,
     acks: BTreeMap<PeerId, BTreeMap<JobKey, BTreeSet<Part>>>,
     pub(super) questions: u64,
+    /// What ended and settled.
+    pub(super) past: Past,
 }
 
 impl Core {
@@ -150,6 +155,7 @@ impl Core {
             dirty: BTreeSet::new(),
             acks: BTreeMap::new(),
             questions: 0,
+            past: Past::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use ::job::{PeerId, Time};
 use super::core::{Core, JobKey, Patience, Timer};
 use super::job::{Job, Trouble};
 use super::ledger::{Ledger, Part};
-use super::record::{EpochRecord, NODE};
+use super::record::{EpochRecord, NODE, SettledRecord};
 use super::{Effect, Identity, Owner, Settings};
 use crate::bug::Bug;
 use crate::crypto::Signed;
@@ -88,7 +88,8 @@ impl Owner {
         }
     }
 
-    /// An owner from its records; with none it is a new one. Takes a new epoch and makes it durable through
+    /// An owner from its records; with none it is a new one. Of a job version that has settled, the record that says so
+    /// is enough. Takes a new epoch and makes it durable through
     /// `out`, and asks every worker about awards in doubt.
     pub fn restore(
         settings: Settings,
@@ -115,7 +116,9 @@ impl Owner {
         }
         let mut owner = Owner { core, jobs: BTreeMap::new() };
         for (key, mut records) in by_job {
-            if records.iter().any(|record| record.key.kind == Kind::Settled) {
+            if let Some(record) = records.iter().find(|record| record.key.kind == Kind::Settled) {
+                let settled = read_settled(now, record, out)?;
+                owner.core.past.insert(now, key, settled, &owner.core.settings);
                 continue;
             }
             records.sort_by_key(|record| record.key);
@@ -147,6 +150,16 @@ impl Owner {
         core.dirty.insert(key);
         self.jobs.insert(key, job);
     }
+}
+
+/// A version that settled before records said when it ended is kept as if it had ended now.
+fn read_settled(now: Time, record: &Record, out: &mut Vec<Effect>) -> Result<SettledRecord, RestoreError> {
+    if record.read::<bool>().is_err() {
+        return record.read();
+    }
+    let settled = SettledRecord { ended: now.wall, executions: 1 };
+    out.push(Effect::Persist(Record::new(record.key, &settled)));
+    Ok(settled)
 }
 
 impl Core {

@@ -207,6 +207,17 @@ pub(super) struct ReceiptsRecord {
     pub(super) held: Vec<u32>,
 }
 
+/// Nothing is left to tell any worker about the job version: what its retention needs, so that the other records need
+/// not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SettledRecord {
+    /// When it last changed; wall clock, nanoseconds.
+    #[serde(rename = "w")]
+    pub(super) ended: u64,
+    #[serde(rename = "n")]
+    pub(super) executions: u32,
+}
+
 /// The epoch.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct EpochRecord {

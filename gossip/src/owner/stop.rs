@@ -9,7 +9,7 @@ use ::job::{JobId, PeerId, Time};
 use super::core::{Core, JobKey, Timer};
 use super::job::Job;
 use super::ledger::Part;
-use super::record::{Fate, Topic};
+use super::record::{Fate, SettledRecord, Topic};
 use super::{Effect, Owner, StopRefusal};
 use crate::bug::Bug;
 use crate::crypto::Signed;
@@ -108,13 +108,15 @@ impl Job {
     }
 
     /// Nothing is left to tell anybody: the job leaves the machine's memory.
-    pub(super) fn settle(&self, out: &mut Vec<Effect>) -> bool {
-        let over = self.ended() && self.stops.is_empty() && self.holding.is_empty();
-        if over {
-            out.push(Effect::Persist(Record::new(self.ledger.key(Kind::Settled, 0), &true)));
-            out.push(Effect::Settled { job: self.ledger.id, version: self.ledger.version });
+    pub(super) fn settle(&self, out: &mut Vec<Effect>) -> Option<SettledRecord> {
+        if !self.ended() || !self.stops.is_empty() || !self.holding.is_empty() {
+            return None;
         }
-        over
+        let executions = u32::try_from(self.ledger.executions.len()).unwrap_or(u32::MAX);
+        let settled = SettledRecord { ended: self.ledger.modified, executions };
+        out.push(Effect::Persist(Record::new(self.ledger.key(Kind::Settled, 0), &settled)));
+        out.push(Effect::Settled { job: self.ledger.id, version: self.ledger.version });
+        Some(settled)
     }
 
     /// Ends it on its user's word.

@@ -38,6 +38,13 @@ pub struct Settings {
     pub stop_retention: Duration,
     /// Most jobs that have not ended.
     pub max_jobs: usize,
+    /// How long a job version is kept after it ended, for its users.
+    pub retention: Duration,
+    /// Most job versions that are kept after they ended, and most executions that they may have had together; what
+    /// ended first goes first. What ended last stays for its time.
+    pub retained_jobs: usize,
+    /// See [`Settings::retained_jobs`].
+    pub retained_executions: u64,
     /// A bug to plant, for the simulator's own test.
     #[cfg(any(test, feature = "planted-bugs"))]
     pub bug: Option<crate::bug::Bug>,
@@ -58,6 +65,9 @@ impl Default for Settings {
             lost_workers: 5,
             stop_retention: Duration::from_secs(48 * 3600),
             max_jobs: 100_000,
+            retention: Duration::from_secs(30 * 24 * 3600),
+            retained_jobs: 100_000,
+            retained_executions: 1_000_000,
             #[cfg(any(test, feature = "planted-bugs"))]
             bug: None,
         }
@@ -250,7 +260,7 @@ pub enum Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopRefusal {
-    /// No such job is in memory: it ended long ago, or never was.
+    /// No such job is in memory: it ended, or never was.
     #[error("no such job")]
     Unknown,
     /// It has ended.
@@ -265,6 +275,15 @@ pub enum Effect {
     Persist(Record),
     /// Remove a record.
     Forget(RecordKey),
+    /// Remove all records of a job version, with those that the shell has of it; then let go of whatever else is there
+    /// because of it: its line in lists, and its content. Should the process end in between, the shell finds out at the
+    /// next start what is kept for versions that [`Owner::knows`](super::Owner::knows) no more.
+    ForgetJob {
+        /// The job.
+        job: JobId,
+        /// Its version.
+        version: u32,
+    },
     /// Send a message; dials the peer if need be. To this node itself: hand it to the worker machine.
     Send {
         /// To whom.
@@ -318,7 +337,7 @@ pub enum Effect {
         seq: u64,
     },
     /// The job version ended and no worker needs to hear of it any more: it leaves the machine's memory and
-    /// is served from its records from now on.
+    /// is served from its records from now on, until its retention ends.
     Settled {
         /// The job.
         job: JobId,
@@ -385,4 +404,6 @@ pub struct Counters {
     pub backups: u64,
     /// Receipts that were not valid.
     pub bad_receipts: u64,
+    /// Ended job versions forgotten.
+    pub forgotten: u64,
 }

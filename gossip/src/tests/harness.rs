@@ -93,6 +93,7 @@ pub(crate) struct Swarm {
     /// Messages of these kinds are lost.
     pub(crate) lose: BTreeSet<&'static str>,
     pub(crate) released: Vec<ExecutionKey>,
+    pub(crate) forgotten: Vec<(JobId, u32)>,
     /// Messages to nodes that do not exist are expected: the test plays them.
     pub(crate) quiet: bool,
     /// Whether messages are printed: for finding out what a failing test did.
@@ -177,6 +178,7 @@ impl Swarm {
             penalised: Vec::new(),
             lose: BTreeSet::new(),
             released: Vec::new(),
+            forgotten: Vec::new(),
             quiet: false,
             trace: false,
         };
@@ -504,6 +506,10 @@ impl Swarm {
             match effect {
                 owner::Effect::Persist(record) => drop(node.owner_records.insert(record.key, record)),
                 owner::Effect::Forget(key) => drop(node.owner_records.remove(&key)),
+                owner::Effect::ForgetJob { job, version } => {
+                    node.owner_records.retain(|key, _| (key.job, key.version) != (job, version));
+                    self.forgotten.push((job, version));
+                }
                 owner::Effect::Send { to, message } => self.send(me, to, &message),
                 owner::Effect::Announce { class, bytes } => {
                     self.announced += 1;

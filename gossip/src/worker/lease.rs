@@ -71,7 +71,7 @@ impl Worker {
         award: &Award,
         out: &mut Vec<Effect>,
     ) {
-        self.make_room_for_owner(from);
+        self.make_room_for_owner(from, out);
         let owner = self.owners.entry(from).or_default();
         if order.epoch > owner.epoch {
             owner.epoch = order.epoch;
@@ -82,7 +82,7 @@ impl Worker {
 
     /// The epoch of an owner that asked, when it is newer; durably.
     pub(super) fn raise_epoch(&mut self, from: PeerId, epoch: u32, out: &mut Vec<Effect>) {
-        self.make_room_for_owner(from);
+        self.make_room_for_owner(from, out);
         let owner = self.owners.entry(from).or_default();
         if epoch > owner.epoch {
             owner.epoch = epoch;
@@ -90,12 +90,19 @@ impl Worker {
         }
     }
 
-    fn make_room_for_owner(&mut self, peer: PeerId) {
-        if self.owners.len() >= MAX_OWNERS && !self.owners.contains_key(&peer) {
-            let busy: std::collections::BTreeSet<PeerId> = self.jobs.values().map(|job| job.owner).collect();
-            // What bounds the others: there are fewer job versions than owners here.
-            self.owners.retain(|owner, _| busy.contains(owner));
+    fn make_room_for_owner(&mut self, peer: PeerId, out: &mut Vec<Effect>) {
+        if self.owners.len() < MAX_OWNERS || self.owners.contains_key(&peer) {
+            return;
         }
+        let busy: std::collections::BTreeSet<PeerId> = self.jobs.values().map(|job| job.owner).collect();
+        // What bounds the others: there are fewer job versions than owners here.
+        self.owners.retain(|owner, known| {
+            let stays = busy.contains(owner);
+            if !stays && known.epoch > 0 {
+                out.push(Effect::Forget(super::restore::owner_key(*owner)));
+            }
+            stays
+        });
     }
 
     /// An award was accepted: the lease runs from the moment that this worker asked.

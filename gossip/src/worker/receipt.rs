@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ::job::{Cid, PeerId, Time};
+use ::job::{Cid, ExecutionKey, PeerId, Time};
 use serde::{Deserialize, Serialize};
 
 use super::job::{Job, Pending};
@@ -82,7 +82,25 @@ pub(super) struct OfferRecord {
     pub(super) blocks: Vec<Block>,
 }
 
+impl Kept {
+    /// Bytes of its results.
+    fn bytes(&self) -> u64 {
+        self.results.iter().map(|(_, _, size)| *size).fold(0, u64::saturating_add)
+    }
+
+    /// What it has the results of.
+    pub(super) fn executions(&self) -> impl Iterator<Item = ExecutionKey> + '_ {
+        self.results.iter().map(|(part, _, _)| execution_key(self.job, *part))
+    }
+}
+
 impl Offer {
+    /// Bytes of results and receipts that wait.
+    fn bytes(&self) -> u64 {
+        let sizes = self.left.values().map(|waiting| waiting.size.saturating_add(RECEIPT_BYTES as u64));
+        sizes.fold(0, u64::saturating_add)
+    }
+
     pub(super) fn left(&self) -> usize {
         self.left.len()
     }
@@ -165,6 +183,11 @@ impl Worker {
     pub(super) fn keep_offer(&mut self, number: u64, offer: Offer) {
         self.carried += offer.carried_bytes();
         self.offers.insert(number, offer);
+    }
+
+    pub(super) fn keep_results(&mut self, number: u64, kept: Kept) {
+        self.kept_bytes = self.kept_bytes.saturating_add(kept.bytes());
+        self.kept.insert(number, kept);
     }
 
     fn remove_offer(&mut self, number: u64) -> Option<Offer> {
@@ -297,7 +320,7 @@ impl Worker {
                     blocks: Vec::new(),
                 },
             )));
-            self.kept.insert(number, Kept { job: offer.job, results, until });
+            self.keep_results(number, Kept { job: offer.job, results, until });
         }
     }
 
@@ -383,16 +406,20 @@ impl Worker {
         }
     }
 
-    /// Drops the oldest results while there are more bytes than may wait.
+    /// Drops the oldest results, those that stay because their jobs say so among them, while there are more bytes than may wait.
     fn bound_retention(&mut self, out: &mut Vec<Effect>) {
-        let offered = |offer: &Offer| {
-            offer.left.values().map(|waiting| waiting.size.saturating_add(RECEIPT_BYTES as u64)).sum::<u64>()
-        };
-        let mut bytes: u64 = self.offers.values().map(offered).sum();
-        while bytes > self.settings.retained_bytes && self.offers.len() > 1 {
-            let Some((&number, offer)) = self.offers.first_key_value() else { return };
-            bytes = bytes.saturating_sub(offered(offer));
-            self.drop_offer(number, out);
+        let mut offered = self.offers.values().map(Offer::bytes).fold(0, u64::saturating_add);
+        while offered.saturating_add(self.kept_bytes) > self.settings.retained_bytes {
+            let kept = self.kept.first_key_value().map(|(number, _)| *number);
+            let offer = self.offers.first_key_value().map(|(number, offer)| (*number, offer.bytes()));
+            match (kept, offer) {
+                (Some(kept), Some((number, _))) if kept < number => self.drop_kept(kept, out),
+                (_, Some((number, bytes))) if self.offers.len() > 1 => {
+                    offered = offered.saturating_sub(bytes);
+                    self.drop_offer(number, out);
+                }
+                _ => return,
+            }
         }
     }
 
@@ -413,6 +440,7 @@ impl Worker {
 
     fn drop_kept(&mut self, number: u64, out: &mut Vec<Effect>) {
         let Some(kept) = self.kept.remove(&number) else { return };
+        self.kept_bytes = self.kept_bytes.saturating_sub(kept.bytes());
         let key = kept.job;
         out.push(Effect::Forget(RecordKey { job: key.0, version: key.1, kind: Kind::Kept, number }));
         for (part, result, _) in kept.results {

@@ -43,18 +43,21 @@ struct OwnerRecord {
     lease_ms: u64,
 }
 
-pub(super) fn owner_record(peer: PeerId, owner: &Owner) -> Record {
+pub(super) fn owner_key(peer: PeerId) -> RecordKey {
     let hash = Sha256::digest(peer.0);
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
-    let key = RecordKey { job: JobId(id), version: 0, kind: Kind::OwnerEpoch, number: 0 };
+    RecordKey { job: JobId(id), version: 0, kind: Kind::OwnerEpoch, number: 0 }
+}
+
+pub(super) fn owner_record(peer: PeerId, owner: &Owner) -> Record {
     let value = OwnerRecord {
         owner: peer,
         epoch: owner.epoch,
         newest: owner.newest.clone(),
         lease_ms: super::millis(owner.lease),
     };
-    Record::new(key, &value)
+    Record::new(owner_key(peer), &value)
 }
 
 impl Worker {
@@ -132,6 +135,7 @@ impl Worker {
             offers: BTreeMap::new(),
             carried: 0,
             kept: BTreeMap::new(),
+            kept_bytes: 0,
             timers: Timers::default(),
             next_number: 0,
             ended: BTreeSet::new(),
@@ -162,13 +166,13 @@ impl Worker {
 
     fn restore_kept(&mut self, key: RecordKey, record: OfferRecord) -> Result<(), RestoreError> {
         let group = read_group(key, &record)?;
-        let results = group
+        let results: Vec<_> = group
             .receipts
             .iter()
             .filter(|one| record.awards.iter().any(|(first, attempt, _)| (*first, *attempt) == part_of(one)))
             .filter_map(|one| one.result.as_ref().map(|result| (part_of(one), result.cid, result.size)))
             .collect();
-        self.kept.insert(key.number, Kept { job: (key.job, key.version), results, until: record.until });
+        self.keep_results(key.number, Kept { job: (key.job, key.version), results, until: record.until });
         Ok(())
     }
 

@@ -148,7 +148,7 @@ fn several(text: &str) -> ApiError {
 }
 
 fn not_found(text: &str) -> ApiError {
-    ApiError::not_found(format!("job not found: {text}"))
+    crate::read::missing(text, None)
 }
 
 fn original(request: &Request) -> &Uri {

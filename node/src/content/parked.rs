@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
-use super::incomplete;
+use super::{Keeper, incomplete};
 
 /// Where they are in the state database, by number.
 const TABLE: Table = Table::new("parked");
@@ -60,10 +60,10 @@ struct State {
     bytes: usize,
 }
 
-/// Some results of a job, with all of their blocks.
+/// Some results of a job version, with all of their blocks.
 #[derive(Debug)]
 pub struct Results {
-    job: JobId,
+    keeper: Keeper,
     roots: Vec<Cid>,
     blocks: HashMap<Cid, Bytes>,
 }
@@ -77,6 +77,7 @@ pub struct Staged(u64, Arc<Results>);
 struct Row {
     schema: u32,
     job: JobId,
+    version: u32,
     roots: Vec<String>,
     blocks: Vec<gossip::message::Block>,
 }
@@ -113,7 +114,7 @@ impl Parked {
     /// Puts results into a transaction; `None` when they are better stored at once, or not what they should be.
     pub(super) fn stage(
         &self,
-        job: JobId,
+        keeper: Keeper,
         roots: &[Cid],
         blocks: &[gossip::message::Block],
         batch: &mut Batch,
@@ -121,7 +122,8 @@ impl Parked {
         if blocks.iter().any(|given| block::verify(&given.cid, &given.bytes).is_err()) {
             return None;
         }
-        let results = Results::new(job, roots.to_vec(), blocks);
+        let Keeper::Job(job, version) = keeper else { return None };
+        let results = Results::new(keeper, roots.to_vec(), blocks);
         let whole: Vec<Block> = results.blocks().collect();
         if !incomplete(&whole, roots).is_empty() {
             return None;
@@ -135,7 +137,7 @@ impl Parked {
             state.next
         };
         let roots = roots.iter().map(Cid::to_string).collect();
-        let row = Row { schema: SCHEMA, job, roots, blocks: blocks.to_vec() };
+        let row = Row { schema: SCHEMA, job, version, roots, blocks: blocks.to_vec() };
         let row = cbor4ii::serde::to_vec(Vec::new(), &row).ok()?;
         batch.put(TABLE, number.to_be_bytes(), row);
         Some(Staged(number, Arc::new(results)))
@@ -209,9 +211,9 @@ impl Parked {
 }
 
 impl Results {
-    fn new(job: JobId, roots: Vec<Cid>, blocks: &[gossip::message::Block]) -> Self {
+    fn new(keeper: Keeper, roots: Vec<Cid>, blocks: &[gossip::message::Block]) -> Self {
         let blocks = blocks.iter().map(|block| (block.cid, Bytes::copy_from_slice(&block.bytes))).collect();
-        Results { job, roots, blocks }
+        Results { keeper, roots, blocks }
     }
 
     fn blocks(&self) -> impl Iterator<Item = Block> {
@@ -243,7 +245,7 @@ fn read(key: &[u8], value: &[u8]) -> Option<Staged> {
         return None;
     }
     let roots = row.roots.iter().map(|root| root.parse().ok()).collect::<Option<Vec<Cid>>>()?;
-    Some(Staged(number, Arc::new(Results::new(row.job, roots, &row.blocks))))
+    Some(Staged(number, Arc::new(Results::new(Keeper::Job(row.job, row.version), roots, &row.blocks))))
 }
 
 /// Moves what is parked into the store, until nobody can park any more.
@@ -277,9 +279,8 @@ pub(super) async fn run<F>(
             let (numbers, results): (Vec<u64>, Vec<Arc<Results>>) = all.into_iter().unzip();
             let roots: Vec<Cid> = results.iter().flat_map(|results| results.roots.iter().copied()).collect();
             let blocks = results.iter().flat_map(|results| results.blocks()).collect();
-            let pins = results.iter().flat_map(|results| {
-                results.roots.iter().map(|root| Pin::new(*root, results.job.to_string()))
-            });
+            let pins =
+                results.iter().flat_map(|results| results.roots.iter().map(|root| results.keeper.pin(*root)));
             match store(blocks, pins.collect()).await {
                 Ok(()) => {
                     parked.done(&numbers).await;
@@ -303,8 +304,8 @@ mod tests {
     use super::super::small_tree;
     use super::*;
 
-    fn job() -> JobId {
-        "j-90d7d111-1a32-8f64-b354-487544171193".parse().unwrap()
+    fn keeper() -> Keeper {
+        Keeper::Job("j-90d7d111-1a32-8f64-b354-487544171193".parse().unwrap(), 2)
     }
 
     fn result(stdout: &[u8]) -> (Cid, Vec<gossip::message::Block>) {
@@ -317,7 +318,7 @@ mod tests {
     async fn park(parked: &Parked, stdout: &[u8]) -> Cid {
         let (root, blocks) = result(stdout);
         let mut batch = Batch::new();
-        let staged = parked.stage(job(), &[root], &blocks, &mut batch).unwrap();
+        let staged = parked.stage(keeper(), &[root], &blocks, &mut batch).unwrap();
         parked.records.commit(batch).await.unwrap();
         parked.add(staged);
         root
@@ -341,7 +342,7 @@ mod tests {
         };
         tokio::spawn(run(Arc::clone(&parked), comes, store, |_| {}));
         parked.until_moved(&root).await;
-        assert_eq!(see.recv().unwrap(), (3, vec![Pin::new(root, job().to_string())]));
+        assert_eq!(see.recv().unwrap(), (3, vec![keeper().pin(root)]));
         assert!(parked.find(&root).is_none());
         while !records.scan_prefix(TABLE, &[], None, 1).unwrap().rows.is_empty() {
             tokio::task::yield_now().await;
@@ -375,9 +376,9 @@ mod tests {
         let (root, mut blocks) = result(b"hello");
         let mut batch = Batch::new();
         let first = blocks.remove(0);
-        assert!(parked.stage(job(), &[root], &blocks, &mut batch).is_none());
+        assert!(parked.stage(keeper(), &[root], &blocks, &mut batch).is_none());
         blocks.push(gossip::message::Block { bytes: b"other".to_vec().into(), ..first });
-        assert!(parked.stage(job(), &[root], &blocks, &mut batch).is_none());
+        assert!(parked.stage(keeper(), &[root], &blocks, &mut batch).is_none());
         assert!(batch.is_empty());
     }
 }

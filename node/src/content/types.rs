@@ -1,11 +1,13 @@
 //! What goes into and comes out of a node's content.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cid::Cid;
+use job::{ExecutionId, JobId};
 use storage::read::EntryKind;
-use storage::store::{AddOptions as StoreAdd, Guard};
+use storage::store::{AddOptions as StoreAdd, Guard, Pin};
 use storage::unixfs::{Profile, Root};
 
 /// Why content cannot be had or kept, in words for its user.
@@ -26,6 +28,45 @@ pub enum FetchFault {
     /// This node cannot keep it.
     #[error("{0}")]
     Here(String),
+}
+
+/// Whom content is kept for. Its text names the pins, and begins none of another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeper {
+    /// The user, until they unpin it.
+    User,
+    /// A job version of this node's, until it is forgotten: its spec, its inputs, the results of all its attempts.
+    Job(JobId, u32),
+    /// The owner of an execution that ran here, until it has the result.
+    Execution(ExecutionId),
+}
+
+impl Keeper {
+    /// What keeps this content.
+    pub fn pin(self, cid: Cid) -> Pin {
+        Pin::new(cid, self.to_string())
+    }
+
+    /// Whom a pin is for; `None` when it is for nobody that this program knows.
+    pub fn of(pin: &Pin) -> Option<Self> {
+        if pin.name.is_empty() {
+            return Some(Keeper::User);
+        }
+        if let Some((job, version)) = pin.name.split_once('.') {
+            return Some(Keeper::Job(job.parse().ok()?, version.parse().ok()?));
+        }
+        pin.name.parse().ok().map(Keeper::Execution)
+    }
+}
+
+impl fmt::Display for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Keeper::User => Ok(()),
+            Keeper::Job(job, version) => write!(f, "{job}.{version}"),
+            Keeper::Execution(execution) => write!(f, "{execution}"),
+        }
+    }
 }
 
 /// What was added. It is not collected while this is held; pin it to keep it longer.
@@ -184,4 +225,24 @@ pub struct Checkout {
     /// Bytes of all its blocks.
     pub bytes: u64,
     pub(super) _checkout: storage::store::Checkout,
+}
+
+#[cfg(test)]
+mod tests {
+    use job::{ExecutionKey, PeerId};
+
+    use super::*;
+
+    #[test]
+    fn pins_say_whom_they_are_for() {
+        let cid = storage::block::cid_of(storage::block::RAW, b"kept");
+        let job = JobId::derive("lab", PeerId([7; 32]), b"nonce");
+        let execution = ExecutionKey { job, version: 3, partition: 0, attempt: 1 }.id();
+        for keeper in [Keeper::User, Keeper::Job(job, 3), Keeper::Execution(execution)] {
+            assert_eq!(Keeper::of(&keeper.pin(cid)), Some(keeper));
+        }
+        for name in ["j-1", "e-", "j-1.2", &format!("{job}"), &format!("{job}.x")] {
+            assert_eq!(Keeper::of(&Pin::new(cid, name)), None, "{name}");
+        }
+    }
 }

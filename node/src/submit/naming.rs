@@ -1,12 +1,14 @@
 //! Which job a submission is: a new one, the next version of one that has its name, or one that is here already
 //! because its client asks again with the same token.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use job::{JobId, JobSpec};
 use storage::records::{Batch, RecordsError, Table};
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tracing::debug;
 
 use super::Token;
 use crate::api::error::ApiError;
@@ -45,11 +47,22 @@ pub enum Naming {
 /// Names and tokens that submissions are busy with, so that two with the same one are dealt with one after the other.
 pub struct Claims {
     stripes: Vec<Arc<Mutex<()>>>,
+    making: Arc<Making>,
+}
+
+/// Job versions that submissions are about to make, and how many submissions each.
+#[derive(Debug, Default)]
+struct Making(std::sync::Mutex<BTreeMap<(JobId, u32), usize>>);
+
+impl Making {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(JobId, u32), usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Claims {
     fn default() -> Self {
-        Claims { stripes: (0..STRIPES).map(|_| Arc::default()).collect() }
+        Claims { stripes: (0..STRIPES).map(|_| Arc::default()).collect(), making: Arc::default() }
     }
 }
 
@@ -57,6 +70,31 @@ impl Default for Claims {
 #[derive(Debug)]
 pub struct Claim {
     _held: Vec<OwnedMutexGuard<()>>,
+    making: Arc<Making>,
+    made: Option<(JobId, u32)>,
+}
+
+impl Claim {
+    /// Says which job version is about to be made: until this is dropped, content may be kept for it although nobody
+    /// knows it yet.
+    pub fn makes(&mut self, id: JobId, version: u32) {
+        debug_assert!(self.made.is_none(), "a submission makes one version");
+        *self.making.lock().entry((id, version)).or_default() += 1;
+        self.made = Some((id, version));
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(made) = self.made else { return };
+        let mut making = self.making.lock();
+        if let Some(count) = making.get_mut(&made) {
+            *count -= 1;
+            if *count == 0 {
+                making.remove(&made);
+            }
+        }
+    }
 }
 
 impl Claims {
@@ -72,7 +110,12 @@ impl Claims {
         for stripe in stripes {
             held.push(Arc::clone(&self.stripes[stripe]).lock_owned().await);
         }
-        Claim { _held: held }
+        Claim { _held: held, making: Arc::clone(&self.making), made: None }
+    }
+
+    /// Whether a submission is about to make this job version.
+    pub fn is_making(&self, id: JobId, version: u32) -> bool {
+        self.making.lock().contains_key(&(id, version))
     }
 
     fn stripe(&self, claimed: &impl Hash) -> usize {
@@ -177,6 +220,21 @@ async fn version_of(app: &App, id: JobId, token: &Token) -> Result<Option<u32>, 
     Ok(found.filter(|version| *version <= newest))
 }
 
+/// A version was not made after all: its token is free again. One that stays all the same names no version, and goes
+/// when another takes its number.
+pub async fn not_made(app: &App, id: JobId, version: u32) {
+    let mut batch = Batch::new();
+    forget(&mut batch, id, version);
+    if let Err(error) = app.records.commit(batch).await {
+        debug!(job = %id, version, %error, "the token of a refused version stays");
+    }
+}
+
+/// Puts the end of a version's token into a batch.
+pub fn forget(batch: &mut Batch, id: JobId, version: u32) {
+    batch.delete(TOKENS, key(id, version));
+}
+
 fn key(id: JobId, version: u32) -> Vec<u8> {
     [&id.0[..], &version.to_be_bytes()].concat()
 }
@@ -207,6 +265,18 @@ mod tests {
         assert!(claims.claim(&named(""), None).now_or_never().is_some());
         drop(first);
         assert!(claims.claim(&named("words"), Some(&[1; 32])).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_version_is_being_made_as_long_as_any_claim_of_it_is_held() {
+        let (claims, id) = (Claims::default(), JobId([7; 16]));
+        let mut both = [claims.claim(&named(""), None).await, claims.claim(&named(""), None).await];
+        both.iter_mut().for_each(|claim| claim.makes(id, 2));
+        let [one, other] = both;
+        drop(one);
+        assert!(claims.is_making(id, 2) && !claims.is_making(id, 1));
+        drop(other);
+        assert!(!claims.is_making(id, 2));
     }
 
     #[test]

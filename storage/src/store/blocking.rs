@@ -29,7 +29,7 @@ use crate::read::Limits;
 pub struct Pin {
     /// What is kept, with everything below it.
     pub cid: Cid,
-    /// For whom: a job's id, or `""` for the user. At most 1 KiB.
+    /// For whom: what names a job version, or `""` for the user. At most 1 KiB.
     pub name: String,
 }
 
@@ -200,30 +200,17 @@ impl Blocking {
         Ok(())
     }
 
-    /// See [`Store::unpin_all`](super::Store::unpin_all).
-    pub fn unpin_all(&self, name: &str) -> Result<u64, StoreError> {
-        let mut taken_back = 0;
-        loop {
-            let pinned = self.shared.index.pinned_as(name)?;
-            if pinned.is_empty() {
-                return Ok(taken_back);
-            }
-            taken_back += pinned.len() as u64;
-            self.unpin(&pinned.into_iter().map(|cid| Pin::new(cid, name)).collect::<Vec<_>>())?;
-        }
-    }
-
     /// Whether something is pinned itself, under any name.
     pub fn is_pinned(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.shared.index.is_pinned(cid, None)
+        self.shared.index.is_pinned(cid)
     }
 
     /// Whether something is pinned under this name.
     pub fn is_pinned_as(&self, pin: &Pin) -> Result<bool, StoreError> {
-        self.shared.index.is_pinned(&pin.cid, Some(&pin.name))
+        self.shared.index.is_pinned_as(&pin.cid, &pin.name)
     }
 
-    /// Pins in a fixed order, from after one on.
+    /// Pins in a fixed order, from after one on; none when there are no more.
     pub fn pins(&self, after: Option<&Pin>, limit: usize) -> Result<Vec<Pin>, StoreError> {
         let after = after.map(|pin| (&pin.cid, pin.name.as_str()));
         let pins = self.shared.index.pins(after, limit)?;

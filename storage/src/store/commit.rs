@@ -92,9 +92,7 @@ impl Commits {
             all.append(work);
             outcomes.push(outcome);
         }
-        for (root, used) in lock(&self.touched).drain() {
-            all.batch.put_used(&root, used);
-        }
+        let touched = std::mem::take(&mut *lock(&self.touched));
         // Lengths are read before the bytes are synchronised: rows never speak of more than is on disk.
         for file in &all.sync {
             if let Some(row) = file.segment_row() {
@@ -102,7 +100,16 @@ impl Commits {
             }
         }
         // Those who wait must hear of it even if the database panics over a damaged page.
-        let write = || files.sync(&all.sync).and_then(|()| index.commit(&all.batch));
+        let write = || {
+            for (root, used) in touched {
+                // The row of what is no root would stay for ever.
+                if index.root_bytes(&root)?.is_some() {
+                    all.batch.put_used(&root, used);
+                }
+            }
+            files.sync(&all.sync)?;
+            index.commit(&all.batch)
+        };
         let result =
             catch_unwind(AssertUnwindSafe(write)).unwrap_or(Err(StoreError::Stopped)).map_err(Arc::new);
         for outcome in outcomes {

@@ -22,8 +22,6 @@ const CONTAINERS: Table = Table("containers");
 const FLAT: Table = Table("flat");
 /// CID + name → nothing.
 const PINS: Table = Table("pins");
-/// Length of name + name + CID → nothing: the same pins, by name.
-const NAMED: Table = Table("named");
 /// CID → bytes below it: what was added or fetched as a whole.
 const ROOTS: Table = Table("roots");
 /// CID → when it was last used, unix seconds.
@@ -185,23 +183,7 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn open(dir: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
         let db = Db::open(&dir.join("index.redb"), Kind::CONTENT, Settings { cache_bytes })?;
-        let index = Index { db };
-        index.name_pins()?;
-        Ok(index)
-    }
-
-    /// Pins that were made before they were found by name are from now on.
-    fn name_pins(&self) -> Result<(), StoreError> {
-        if self.db.len(PINS)? == self.db.len(NAMED)? {
-            return Ok(());
-        }
-        let mut batch = Batch::new();
-        self.walk(PINS, &[], |key, _| {
-            if let Some((cid, name)) = read_pin(key) {
-                batch.put_pin(&cid, &name);
-            }
-        })?;
-        self.commit(&batch)
+        Ok(Index { db })
     }
 
     /// Applies changes durably. After a failure the file is opened again at once, so that the next change has a
@@ -287,11 +269,12 @@ impl Index {
         Ok(self.container(id)?.map(|container| (id, container)))
     }
 
-    pub(super) fn is_pinned(&self, cid: &Cid, name: Option<&str>) -> Result<bool, StoreError> {
-        Ok(match name {
-            Some(name) => self.db.get(PINS, &pin_key(cid, name))?.is_some(),
-            None => self.db.first_with(PINS, &cid.to_bytes(), |_, _| ())?.is_some(),
-        })
+    pub(super) fn is_pinned(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.db.first_with(PINS, &cid.to_bytes(), |_, _| ())?.is_some())
+    }
+
+    pub(super) fn is_pinned_as(&self, cid: &Cid, name: &str) -> Result<bool, StoreError> {
+        Ok(self.db.get(PINS, &pin_key(cid, name))?.is_some())
     }
 
     /// Pins in the order of their CIDs, from after a pin on.
@@ -303,14 +286,6 @@ impl Index {
         let after = after.map(|(cid, name)| pin_key(cid, name));
         let page = self.db.scan_prefix(PINS, &[], after.as_deref(), limit)?;
         Ok(page.rows.iter().filter_map(|(key, _)| read_pin(key)).collect())
-    }
-
-    /// What is pinned under this name, at most one page of it.
-    pub(super) fn pinned_as(&self, name: &str) -> Result<Vec<Cid>, StoreError> {
-        let prefix = named_prefix(name);
-        let page = self.db.scan_prefix(NAMED, &prefix, None, PAGE_ROWS)?;
-        let cid = |key: &[u8]| Cid::try_from(key.get(prefix.len()..)?).ok();
-        Ok(page.rows.iter().filter_map(|(key, _)| cid(key)).collect())
     }
 
     pub(super) fn each_pin(&self, mut take: impl FnMut(Cid)) -> Result<(), StoreError> {
@@ -374,19 +349,6 @@ fn pin_key(cid: &Cid, name: &str) -> Vec<u8> {
     key
 }
 
-/// Begins with the length, so that no name begins another.
-fn named_prefix(name: &str) -> Vec<u8> {
-    let mut prefix = (name.len() as u32).to_be_bytes().to_vec();
-    prefix.extend(name.as_bytes());
-    prefix
-}
-
-fn named_key(cid: &Cid, name: &str) -> Vec<u8> {
-    let mut key = named_prefix(name);
-    key.extend(cid.to_bytes());
-    key
-}
-
 fn read_pin(key: &[u8]) -> Option<(Cid, String)> {
     let mut rest = key;
     let cid = Cid::read_bytes(&mut rest).ok()?;
@@ -435,12 +397,10 @@ impl Changes for Batch {
 
     fn put_pin(&mut self, cid: &Cid, name: &str) {
         self.put(PINS, pin_key(cid, name), []);
-        self.put(NAMED, named_key(cid, name), []);
     }
 
     fn delete_pin(&mut self, cid: &Cid, name: &str) {
         self.delete(PINS, pin_key(cid, name));
-        self.delete(NAMED, named_key(cid, name));
     }
 
     fn put_root(&mut self, cid: &Cid, bytes: u64, used: u64) {

@@ -24,6 +24,18 @@ impl Check {
         ghost.floor = ghost.floor.max(ghost.epoch);
         ghost.budget = (11_000, ghost.budget.1);
     }
+
+    /// A job version left the disk because its retention is over: it had ended.
+    pub fn forgotten(&mut self, node: usize, job: JobId, version: u32) {
+        let ended = self
+            .versions
+            .get(&(job, version))
+            .and_then(|known| known.state)
+            .is_some_and(JobState::is_terminal);
+        if !ended {
+            self.broken("only what ended is forgotten", format!("n{node}: {} v{version}", job.short()));
+        }
+    }
 }
 
 impl World {

@@ -63,9 +63,10 @@ impl World {
         match self.cut(out.len()) {
             Cut::BeforeTransaction => return self.crash(node, "before a transaction of its owner"),
             Cut::DiskError
-                if out
-                    .iter()
-                    .any(|effect| matches!(effect, owner::Effect::Persist(_) | owner::Effect::Forget(_))) =>
+                if out.iter().any(|effect| {
+                    use owner::Effect::{Forget, ForgetJob, Persist};
+                    matches!(effect, Persist(_) | Forget(_) | ForgetJob { .. })
+                }) =>
             {
                 return self.owner_disk_failed(node);
             }
@@ -113,6 +114,11 @@ impl World {
                     disk.remove(key);
                     *key
                 }
+                owner::Effect::ForgetJob { job, version } => {
+                    disk.retain(|key, _| (key.job, key.version) != (*job, *version));
+                    self.check.forgotten(node, *job, *version);
+                    continue;
+                }
                 _ => continue,
             };
             if touched.last() != Some(&(key.job, key.version)) {
@@ -135,7 +141,7 @@ impl World {
             self.trace.say(self.now, format_args!("n{node} owner  > {}", words::owner_effect(&effect)));
         }
         match effect {
-            Effect::Persist(_) | Effect::Forget(_) | Effect::Settled { .. } => {}
+            Effect::Persist(_) | Effect::Forget(_) | Effect::ForgetJob { .. } | Effect::Settled { .. } => {}
             Effect::Send { to, message } => {
                 self.check_owner_sends(node, to, &message);
                 self.send(node, to, &message);
