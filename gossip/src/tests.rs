@@ -1,8 +1,10 @@
 //! Both machines together: a small swarm in virtual time, through their public interfaces only.
 
+mod clocks;
 mod faults;
 mod harness;
 mod life;
 mod messages;
 mod orders;
+mod rogue;
 mod search;

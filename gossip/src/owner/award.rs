@@ -41,7 +41,8 @@ impl Job {
         most: u64,
         out: &mut Vec<Effect>,
     ) -> u32 {
-        let parts = self.pick(worker, usize::try_from(most).unwrap_or(usize::MAX));
+        let last_resort = self.asked_all && self.round == Round::Waiting;
+        let parts = self.pick(worker, usize::try_from(most).unwrap_or(usize::MAX), last_resort);
         if parts.is_empty() {
             return 0;
         }
@@ -86,10 +87,12 @@ impl Job {
         count
     }
 
-    /// Open partitions that may go to a worker, each with its next attempt.
-    fn pick(&self, worker: PeerId, most: usize) -> Vec<Part> {
+    /// Open partitions that may go to a worker, each with its next attempt. Those that were lost with it go to others
+    /// first, and back to it only as a last resort.
+    fn pick(&self, worker: PeerId, most: usize, last_resort: bool) -> Vec<Part> {
         let fresh = |partition: u32| {
             self.suits(worker, partition)
+                && (last_resort || !self.was_lost_on(worker, partition))
                 && !self
                     .ledger
                     .attempts(partition)
@@ -132,6 +135,7 @@ impl Job {
             facts: first.then(|| job.facts.clone()),
             spec: (first && small).then(|| self.ledger.spec.clone()),
             hints: Vec::new(),
+            issued: now.wall,
         }
     }
 
@@ -370,7 +374,7 @@ impl Owner {
         core.dirty.insert(key);
         if reply.epoch > core.epoch {
             // It knows a newer epoch of ours: it can prove that, then ours must rise.
-            self.ask_epoch(now, from, out);
+            self.ask_epoch(from, out);
         }
     }
 

@@ -70,6 +70,7 @@ fn bid(id: job::JobId, seed: u64, slots: u32) -> Bid {
         local_bytes: 0,
         cached: false,
         hold_ms: 5000,
+        skew_s: 0,
     }
 }
 
