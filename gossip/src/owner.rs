@@ -84,6 +84,7 @@ impl Owner {
         for key in std::mem::take(&mut self.core.dirty) {
             let Owner { core, jobs } = self;
             let Some(job) = jobs.get_mut(&key) else { continue };
+            job.award_again(core, out);
             if !job.ended() {
                 job.use_bids(core, now, out);
                 job.feed(core, now, out);

@@ -399,7 +399,8 @@ impl Owner {
     pub(super) fn on_silence(&mut self, now: Time, key: JobKey, award: u64, out: &mut Vec<Effect>) {
         let Owner { core, jobs } = self;
         let Some(job) = jobs.get_mut(&key) else { return };
-        let Some((worker, message)) = job.unanswered.get(&award).cloned() else { return };
+        let Some((worker, _)) = job.unanswered.get(&award) else { return };
+        let worker = *worker;
         let parts = job.unanswered_parts(worker, award);
         if parts.is_empty() {
             // Its worker has spoken of all of it by other means.
@@ -410,9 +411,8 @@ impl Owner {
             // It may have started: only its worker can say. The same award again starts nothing twice.
             let wait = core.award_reply(worker, now) * 4;
             core.be_patient_with(worker, now, Patience::Reply(key, award), wait);
-            if core.is_connected(worker) {
-                out.push(Effect::Send { to: worker, message: Direct::Award(Box::new(message)) });
-            }
+            job.again.insert(award);
+            core.dirty.insert(key);
             return;
         }
         job.unanswered.remove(&award);
@@ -434,6 +434,16 @@ impl Owner {
 }
 
 impl Job {
+    /// Sends awards again whose answer is still awaited: in the same batch of inputs it may have come, or the job ended.
+    pub(super) fn award_again(&mut self, core: &Core, out: &mut Vec<Effect>) {
+        for award in std::mem::take(&mut self.again) {
+            let Some((worker, message)) = self.unanswered.get(&award) else { continue };
+            if core.is_connected(*worker) && !self.unanswered_parts(*worker, award).is_empty() {
+                out.push(Effect::Send { to: *worker, message: Direct::Award(Box::new(message.clone())) });
+            }
+        }
+    }
+
     /// Executions of an award that its worker has said nothing of.
     fn unanswered_parts(&self, worker: PeerId, award: u64) -> BTreeSet<Part> {
         let Some(share) = self.shares.get(&worker) else { return BTreeSet::new() };

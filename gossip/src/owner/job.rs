@@ -51,6 +51,8 @@ pub(super) struct Job {
     pub(super) bidders: BTreeSet<PeerId>,
     /// Awards without an answer, and to whom.
     pub(super) unanswered: BTreeMap<u64, (PeerId, Award)>,
+    /// Of these, those that are sent again when the batch of inputs ends, if nothing in it settles them.
+    pub(super) again: BTreeSet<u64>,
     /// Workers that were sent facts and spec.
     pub(super) told: BTreeSet<PeerId>,
     /// Receipts whose results are being copied here.
@@ -207,6 +209,7 @@ impl Job {
             skews: BTreeMap::new(),
             bidders: BTreeSet::new(),
             unanswered: BTreeMap::new(),
+            again: BTreeSet::new(),
             told: BTreeSet::new(),
             batches: BTreeMap::new(),
             holding: BTreeMap::new(),
