@@ -32,11 +32,17 @@ pub enum Bug {
     NoTimeout,
     /// Worker: a `Retry: never` execution runs on after its lease.
     NeverOutlivesLease,
+    /// Owner: peers that did not answer announcements are not asked.
+    SilentNotAsked,
+    /// Owner: a receipt counts whoever sent it.
+    BelieveAnyone,
+    /// Worker: awards are obeyed whoever gives them.
+    ObeyAnyone,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 17] = [
         Bug::NoFencing,
         Bug::LeaseFromReceipt,
         Bug::AwardNotRecorded,
@@ -51,5 +57,8 @@ impl Bug {
         Bug::NoReconcile,
         Bug::NoTimeout,
         Bug::NeverOutlivesLease,
+        Bug::SilentNotAsked,
+        Bug::BelieveAnyone,
+        Bug::ObeyAnyone,
     ];
 }

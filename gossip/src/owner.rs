@@ -46,8 +46,12 @@ pub struct Owner {
 impl Owner {
     /// Applies one input and appends what the shell must do about it, in order.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        let overslept = self.core.overslept(now);
         if self.core.advance_clock(now) {
             self.after_sleep(now, out);
+        }
+        if overslept {
+            self.wait_anew(now);
         }
         match input {
             Input::Submitted { token, job } => match self.accept(now, &job, out) {
@@ -81,6 +85,7 @@ impl Owner {
         for key in std::mem::take(&mut self.core.dirty) {
             let Owner { core, jobs } = self;
             let Some(job) = jobs.get_mut(&key) else { continue };
+            job.award_again(core, out);
             if !job.ended() {
                 job.use_bids(core, now, out);
                 job.feed(core, now, out);

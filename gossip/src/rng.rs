@@ -34,4 +34,14 @@ impl Rng {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.draw() % bound }
     }
+
+    /// Takes at most `most` of a list out, whichever.
+    pub(crate) fn some_of<T>(&mut self, list: &mut Vec<T>, most: usize) -> Vec<T> {
+        let mut some = Vec::new();
+        while some.len() < most && !list.is_empty() {
+            let index = self.below(list.len() as u64);
+            some.push(list.swap_remove(usize::try_from(index).unwrap_or(0)));
+        }
+        some
+    }
 }

@@ -16,7 +16,7 @@ use job::{ExecutionKey, PeerId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::content::Content;
 use crate::net::{Net, Role};
@@ -157,6 +157,12 @@ impl WorkerEffects {
             Effect::Watch { peer, live } => self.net.watch(peer, live, Role::Worker),
             Effect::Dial { peer, addresses } => self.net.dial(peer, &addresses),
             Effect::Penalise { peer, why } => self.net.penalise(peer, why),
+            Effect::ClockDiffers { peer, ahead_s } => {
+                warn!(
+                    %peer, ahead_s,
+                    "the clocks of this node and a peer differ: announcements between them are ignored, jobs start later"
+                );
+            }
         }
     }
 

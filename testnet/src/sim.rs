@@ -32,6 +32,7 @@ mod net;
 mod plan;
 mod queue;
 mod rng;
+mod rogue;
 mod shell;
 mod trace;
 mod words;
@@ -107,6 +108,8 @@ pub struct Seen {
     pub disturbed: u64,
     /// Re-awards: awards of an attempt above the first.
     pub awarded_again: u64,
+    /// Messages that a rogue peer made up.
+    pub lies: u64,
 }
 
 impl Seen {
@@ -123,6 +126,7 @@ impl Seen {
             messages,
             disturbed,
             awarded_again,
+            lies,
         } = other;
         self.jobs += jobs;
         self.completed += completed;
@@ -134,6 +138,7 @@ impl Seen {
         self.messages += messages;
         self.disturbed += disturbed;
         self.awarded_again += awarded_again;
+        self.lies += lies;
     }
 }
 

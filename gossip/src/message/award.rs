@@ -101,6 +101,9 @@ pub struct Award {
     /// Peers that hold inputs.
     #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<PeerId>,
+    /// The owner's wall clock in nanoseconds, for the worker to compare its own with: nothing depends on it.
+    #[serde(rename = "w", default, skip_serializing_if = "is_default")]
+    pub issued: u64,
 }
 
 impl Award {

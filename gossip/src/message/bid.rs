@@ -42,6 +42,10 @@ pub struct Ask {
     /// How long the job is worth remembering, in milliseconds.
     #[serde(rename = "l")]
     pub ttl_ms: u64,
+    /// The owner's wall clock in nanoseconds, for the worker to compare its own with. Nothing depends on it: the
+    /// connection proves that it is no replay.
+    #[serde(rename = "w", default, skip_serializing_if = "is_default")]
+    pub issued: u64,
 }
 
 impl Ask {
@@ -81,6 +85,9 @@ pub struct Bid {
     /// For how long it keeps the capacity back, in milliseconds.
     #[serde(rename = "h")]
     pub hold_ms: u64,
+    /// As in [`Decline::skew_s`].
+    #[serde(rename = "k", default, skip_serializing_if = "is_default")]
+    pub skew_s: i64,
 }
 
 /// Why a worker does not run a job.
@@ -190,12 +197,16 @@ pub struct Decline {
     /// The same for a person: which engine, which constraint.
     #[serde(rename = "m", default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// By how many seconds the owner's clock was ahead of this worker's when the ask came; 0 while they are close enough
+    /// for announcements. An ask that was long on its way makes the owner's look slow.
+    #[serde(rename = "k", default, skip_serializing_if = "is_default")]
+    pub skew_s: i64,
 }
 
 impl Decline {
     /// A decline with its text cut to what fits.
     pub fn new(job: JobId, version: u32, seed: u64, code: DeclineCode, message: &str) -> Self {
-        Decline { job, version, seed, code, message: super::cut_to(message, MAX_REASON_BYTES) }
+        Decline { job, version, seed, code, message: super::cut_to(message, MAX_REASON_BYTES), skew_s: 0 }
     }
 
     pub(crate) fn check(&self) -> Result<(), DecodeError> {

@@ -46,6 +46,7 @@ impl Job {
             announcement: self.announcement(core, now, lottery::ALL, false),
             addresses: core.addresses(),
             ttl_ms: millis(core.settings.announce_ttl),
+            issued: now.wall,
         }
     }
 }

@@ -41,7 +41,8 @@ impl Job {
         most: u64,
         out: &mut Vec<Effect>,
     ) -> u32 {
-        let parts = self.pick(worker, usize::try_from(most).unwrap_or(usize::MAX));
+        let last_resort = self.asked_all && self.round == Round::Waiting;
+        let parts = self.pick(worker, usize::try_from(most).unwrap_or(usize::MAX), last_resort);
         if parts.is_empty() {
             return 0;
         }
@@ -86,10 +87,12 @@ impl Job {
         count
     }
 
-    /// Open partitions that may go to a worker, each with its next attempt.
-    fn pick(&self, worker: PeerId, most: usize) -> Vec<Part> {
+    /// Open partitions that may go to a worker, each with its next attempt. Those that were lost with it go to others
+    /// first, and back to it only as a last resort.
+    fn pick(&self, worker: PeerId, most: usize, last_resort: bool) -> Vec<Part> {
         let fresh = |partition: u32| {
             self.suits(worker, partition)
+                && (last_resort || !self.was_lost_on(worker, partition))
                 && !self
                     .ledger
                     .attempts(partition)
@@ -132,6 +135,7 @@ impl Job {
             facts: first.then(|| job.facts.clone()),
             spec: (first && small).then(|| self.ledger.spec.clone()),
             hints: Vec::new(),
+            issued: now.wall,
         }
     }
 
@@ -370,7 +374,7 @@ impl Owner {
         core.dirty.insert(key);
         if reply.epoch > core.epoch {
             // It knows a newer epoch of ours: it can prove that, then ours must rise.
-            self.ask_epoch(now, from, out);
+            self.ask_epoch(from, out);
         }
     }
 
@@ -395,7 +399,8 @@ impl Owner {
     pub(super) fn on_silence(&mut self, now: Time, key: JobKey, award: u64, out: &mut Vec<Effect>) {
         let Owner { core, jobs } = self;
         let Some(job) = jobs.get_mut(&key) else { return };
-        let Some((worker, message)) = job.unanswered.get(&award).cloned() else { return };
+        let Some((worker, _)) = job.unanswered.get(&award) else { return };
+        let worker = *worker;
         let parts = job.unanswered_parts(worker, award);
         if parts.is_empty() {
             // Its worker has spoken of all of it by other means.
@@ -406,9 +411,8 @@ impl Owner {
             // It may have started: only its worker can say. The same award again starts nothing twice.
             let wait = core.award_reply(worker, now) * 4;
             core.be_patient_with(worker, now, Patience::Reply(key, award), wait);
-            if core.is_connected(worker) {
-                out.push(Effect::Send { to: worker, message: Direct::Award(Box::new(message)) });
-            }
+            job.again.insert(award);
+            core.dirty.insert(key);
             return;
         }
         job.unanswered.remove(&award);
@@ -430,6 +434,16 @@ impl Owner {
 }
 
 impl Job {
+    /// Sends awards again whose answer is still awaited: in the same batch of inputs it may have come, or the job ended.
+    pub(super) fn award_again(&mut self, core: &Core, out: &mut Vec<Effect>) {
+        for award in std::mem::take(&mut self.again) {
+            let Some((worker, message)) = self.unanswered.get(&award) else { continue };
+            if core.is_connected(*worker) && !self.unanswered_parts(*worker, award).is_empty() {
+                out.push(Effect::Send { to: *worker, message: Direct::Award(Box::new(message.clone())) });
+            }
+        }
+    }
+
     /// Executions of an award that its worker has said nothing of.
     fn unanswered_parts(&self, worker: PeerId, award: u64) -> BTreeSet<Part> {
         let Some(share) = self.shares.get(&worker) else { return BTreeSet::new() };

@@ -147,8 +147,8 @@ impl Job {
     fn sort_receipt(&self, core: &Core, from: PeerId, group: &ReceiptGroup, receipt: &Receipt) -> Sorted {
         let part = (receipt.partition, receipt.attempt);
         let Some(execution) = self.ledger.executions.get(&part) else { return Sorted::Bad };
-        let its_own = self.ledger.worker_of(execution) == from && execution.epoch == receipt.epoch;
-        if !its_own || group.spec != self.ledger.job.spec_cid {
+        let its_own = self.ledger.worker_of(execution) == from || core.has_bug(Bug::BelieveAnyone);
+        if !its_own || execution.epoch != receipt.epoch || group.spec != self.ledger.job.spec_cid {
             return Sorted::Bad;
         }
         let done = self.ended() || self.ledger.is_done(part.0);

@@ -172,6 +172,11 @@ impl Core {
         self.swarm.max(u64::try_from(self.connected.len()).unwrap_or(u64::MAX))
     }
 
+    /// Whether nothing was handled for long after the machine wanted to be ticked: the node slept, or was stopped.
+    pub(super) fn overslept(&self, now: Time) -> bool {
+        self.next_wakeup().is_some_and(|due| now.since(due) > SLACK)
+    }
+
     /// Moves the clock on. Whether the node seems to have slept.
     pub(super) fn advance_clock(&mut self, now: Time) -> bool {
         let passed = now.since(self.clock);
@@ -294,13 +299,8 @@ impl Core {
             .into_iter()
             .filter(|peer| !self.is_suspect(*peer))
             .partition(|peer| self.connected.contains(peer));
-        let mut chosen = Vec::new();
-        for list in [&mut near, &mut far] {
-            while chosen.len() < most && !list.is_empty() {
-                let index = self.rng.below(list.len() as u64);
-                chosen.push(list.swap_remove(usize::try_from(index).unwrap_or(0)));
-            }
-        }
+        let mut chosen = self.rng.some_of(&mut near, most);
+        chosen.extend(self.rng.some_of(&mut far, most - chosen.len()));
         chosen
     }
 

@@ -22,6 +22,9 @@ const MAX_DECLINES: usize = 256;
 /// Executions of one worker beyond its slots, at most: about 50 ms of the shortest ones.
 const MAX_CREDIT: u64 = 256;
 
+/// An answer within this time says something of the clock of its peer.
+const PROMPT: Duration = Duration::from_secs(5);
+
 /// How far ahead a worker is given work: longer than a round trip and two commits.
 const HORIZON: Duration = Duration::from_millis(100);
 
@@ -42,10 +45,14 @@ pub(super) struct Job {
     pub(super) round: Round,
     /// Why peers declined in this sweep.
     pub(super) declines: BTreeMap<PeerId, (DeclineCode, String)>,
+    /// Peers that said in this sweep that their clock differs from ours, and by how many seconds.
+    pub(super) skews: BTreeMap<PeerId, u64>,
     /// Peers that bid in this sweep.
     pub(super) bidders: BTreeSet<PeerId>,
     /// Awards without an answer, and to whom.
     pub(super) unanswered: BTreeMap<u64, (PeerId, Award)>,
+    /// Of these, those that are sent again when the batch of inputs ends, if nothing in it settles them.
+    pub(super) again: BTreeSet<u64>,
     /// Workers that were sent facts and spec.
     pub(super) told: BTreeSet<PeerId>,
     /// Receipts whose results are being copied here.
@@ -63,6 +70,8 @@ pub(super) struct Job {
     pub(super) fruitless: u32,
     /// Partitions were opened again since the search last began.
     pub(super) fresh_open: bool,
+    /// Everybody was asked since partitions were last opened.
+    pub(super) asked_all: bool,
     /// Sweeps that found too few.
     pub(super) sweeps: u32,
     /// Workers that may get more when the batch of inputs ends.
@@ -197,8 +206,10 @@ impl Job {
             calls: VecDeque::new(),
             round: Round::Idle,
             declines: BTreeMap::new(),
+            skews: BTreeMap::new(),
             bidders: BTreeSet::new(),
             unanswered: BTreeMap::new(),
+            again: BTreeSet::new(),
             told: BTreeSet::new(),
             batches: BTreeMap::new(),
             holding: BTreeMap::new(),
@@ -208,6 +219,7 @@ impl Job {
             begun: None,
             fruitless: 0,
             fresh_open: false,
+            asked_all: false,
             sweeps: 0,
             hungry: BTreeSet::new(),
             changed: false,
@@ -268,15 +280,29 @@ impl Job {
         }
     }
 
+    /// Takes note of how far a peer's clock is from ours, if it says that it is far. Of an answer that was long in coming
+    /// nobody can say whether it was the clock.
+    pub(super) fn note_skew(&mut self, peer: PeerId, skew_s: i64, waited: Duration) {
+        if skew_s != 0 && waited < PROMPT && self.skews.len() < MAX_DECLINES {
+            self.skews.insert(peer, skew_s.unsigned_abs());
+        }
+    }
+
     /// A new sweep: what peers said before counts no more.
     pub(super) fn forget_answers(&mut self) {
         self.declines.clear();
+        self.skews.clear();
         self.bidders.clear();
     }
 
     /// Whether this worker may be given this partition.
     pub(super) fn suits(&self, worker: PeerId, partition: u32) -> bool {
         self.trouble.get(&partition).is_none_or(|trouble| !trouble.failed_on.contains_key(&worker))
+    }
+
+    /// Whether an attempt of this partition was lost with this worker.
+    pub(super) fn was_lost_on(&self, worker: PeerId, partition: u32) -> bool {
+        self.trouble.get(&partition).is_some_and(|trouble| trouble.lost_on.contains(&worker))
     }
 
     /// How many executions this worker should have, as things are.

@@ -279,6 +279,9 @@ impl Job {
             }
         }
         let all: Vec<Part> = again.iter().chain(&poison).chain(&never).copied().collect();
+        if !all.is_empty() {
+            core.penalise(worker, now);
+        }
         self.fate(now, &again, fate, message, false, out);
         for part in &poison {
             let trouble = self.trouble.get(&part.0);

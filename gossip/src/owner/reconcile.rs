@@ -56,9 +56,11 @@ impl Owner {
     }
 
     /// Asks a worker for the newest of our awards that it has seen: it knows a newer epoch than ours.
-    pub(super) fn ask_epoch(&mut self, now: Time, worker: PeerId, out: &mut Vec<Effect>) {
+    pub(super) fn ask_epoch(&mut self, worker: PeerId, out: &mut Vec<Effect>) {
         if self.core.is_connected(worker) {
-            let (id, epoch) = (self.core.question(worker, now), self.core.epoch);
+            // Nothing waits for the answer, so it is not kept: a worker can make us ask as often as it likes.
+            self.core.questions += 1;
+            let (id, epoch) = (self.core.questions, self.core.epoch);
             let question = Reconcile { id, epoch, jobs: Vec::new() };
             out.push(Effect::Send { to: worker, message: Direct::Reconcile(question) });
         }
@@ -229,5 +231,60 @@ impl Job {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::crypto::Ed25519;
+    use crate::owner::{Input, Keep, NewJob};
+
+    #[test]
+    fn a_worker_that_speaks_of_newer_epochs_makes_us_keep_nothing() {
+        let crypto = Ed25519::new([1; 32], "test");
+        let (me, worker) = (crypto.peer(), PeerId([2; 32]));
+        let identity = Identity { me, swarm: "test".to_owned(), crypto: Arc::new(crypto), seed: [1; 32] };
+        let (now, mut out) = (Time::ZERO, Vec::new());
+        let mut owner = Owner::restore(Settings::default(), identity, [], now, &mut out).expect("nothing");
+        let nonce = b"n".to_vec();
+        let spec = ::job::Cid::try_from([&[1u8, 0x55, 0x12, 32][..], &[0; 32]].concat().as_slice());
+        let new = NewJob {
+            id: ::job::JobId::derive("test", me, &nonce),
+            version: 1,
+            nonce: nonce.into(),
+            name: String::new(),
+            namespace: String::new(),
+            spec_cid: spec.expect("a CID"),
+            spec: Vec::new().into(),
+            facts: crate::message::Facts::plain("wasm", ::job::Resources::ZERO),
+            count: 1,
+            total_timeout: None,
+            queue_timeout: None,
+            max_attempts: 1,
+            keep: Keep::Owner,
+        };
+        let id = new.id;
+        owner.handle(now, Input::Submitted { token: 1, job: Box::new(new) }, &mut out);
+        owner.handle(now, Input::Connected(worker), &mut out);
+        for award in 0..100 {
+            let reply = crate::message::Reply {
+                job: id,
+                version: 1,
+                award,
+                accepted: Vec::new(),
+                declined: Vec::new(),
+                code: None,
+                message: String::new(),
+                eta_ms: 0,
+                epoch: u32::MAX,
+                stamp: crate::message::Stamp::default(),
+            };
+            let message = Direct::Reply(reply);
+            owner.handle(now, Input::Message { from: worker, message }, &mut out);
+        }
+        assert!(owner.core.peer(worker, now).asked.is_empty());
     }
 }

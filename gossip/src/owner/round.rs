@@ -85,6 +85,7 @@ impl Job {
     }
 
     fn begin(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
+        self.asked_all = false;
         // Workers that bid and then decline must not make us ask round and round.
         let pause = AGAIN.saturating_mul(1 << self.fruitless.min(8)).min(SWEEP_FIRST);
         if let Some(next) = self.begun.filter(|_| self.fruitless > 0).map(|at| at + pause)
@@ -208,6 +209,7 @@ impl Job {
     /// Everybody was asked and partitions are still open.
     fn end_sweep(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) {
         self.round = Round::Waiting;
+        self.asked_all = true;
         self.use_bids(core, now, out);
         if self.open.is_empty() {
             return;
@@ -222,7 +224,27 @@ impl Job {
         // Up to 30 % sooner, so that owners do not all come back at the same moment.
         let jitter = core.rng.below(super::millis(wait) * 3 / 10 + 1);
         core.timers.set(Timer::Round(self.key()), now + wait - Duration::from_millis(jitter));
-        self.explain_wait(core, now, out);
+        if self.ask_silent(core, now, out) {
+            // Why it waits is told when they have had their time.
+            core.timers.set_earlier(Timer::Queued(self.key()), now + core.settings.round_window);
+        } else {
+            self.explain_wait(core, now, out);
+        }
+    }
+
+    /// Asks peers that said nothing to what was announced: it may not have reached them, or their clocks are so far from
+    /// ours that they take it for a replay. Once a sweep, and few of them however large the swarm is. Whether any was.
+    fn ask_silent(&mut self, core: &mut Core, now: Time, out: &mut Vec<Effect>) -> bool {
+        let able = core.subscribers.get(&self.class());
+        let Some(able) = able.filter(|_| !core.has_bug(Bug::SilentNotAsked)) else { return false };
+        let silent = able.iter().filter(|peer| !self.has_answered(**peer) && !core.is_suspect(**peer));
+        let mut silent: Vec<PeerId> = silent.copied().collect();
+        let some = core.rng.some_of(&mut silent, MAX_ASKED);
+        if !some.is_empty() {
+            let ask = self.ask(core, now);
+            self.ask_all(core, &some, &ask, out);
+        }
+        !some.is_empty()
     }
 
     /// Takes a bid into hand.
@@ -231,6 +253,7 @@ impl Job {
             core.counters.foreign_bids += 1;
             return;
         };
+        self.note_skew(from, bid.skew_s, now.since(call.at));
         let inputs = self.input_bytes();
         let draw = lottery::draw(bid.seed, self.ledger.id, from);
         let weight = lottery::weight(bid.local_bytes, inputs, bid.cached);
@@ -296,12 +319,11 @@ impl Owner {
         let key = (decline.job, decline.version);
         let Owner { core, jobs } = self;
         let Some(job) = jobs.get_mut(&key) else { return };
-        if job.ended() || job.called(decline.seed).is_none() {
-            return;
-        }
+        let Some(call) = job.called(decline.seed).filter(|_| !job.ended()) else { return };
         if let Round::Asking { left, .. } = &mut job.round {
             left.remove(&from);
         }
+        job.note_skew(from, decline.skew_s, now.since(call.at));
         job.note_decline(from, decline.code, decline.message);
         core.dirty.insert(key);
     }

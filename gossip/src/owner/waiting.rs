@@ -6,10 +6,10 @@ use std::time::Duration;
 use ::job::Time;
 use ::job::state::JobState;
 
-use super::Effect;
 use super::core::{Core, Timer};
 use super::job::{Job, Round};
 use super::record::{Fate, Topic};
+use super::{Effect, Owner};
 use crate::message::{DeclineCode, cut};
 
 /// A job without a worker says why after this long at the latest.
@@ -67,7 +67,16 @@ impl Job {
             parts.push(format!("{} bid and did not take it yet", heard - self.declines.len()));
         }
         let head = if passing { "all workers that could run it are busy" } else { "no worker can run it" };
-        Reason { text: cut(&format!("{head}: {}", parts.join(", "))), passing }
+        Reason { text: cut(&format!("{head}: {}{}", parts.join(", "), self.clocks())), passing }
+    }
+
+    /// What peers said of their clocks, when some are far from ours.
+    fn clocks(&self) -> String {
+        let Some(most) = self.skews.values().max() else { return String::new() };
+        match self.skews.len() {
+            1 => format!("; the clock of one of them differs from this node's by {most} s"),
+            many => format!("; the clocks of {many} of them differ from this node's by up to {most} s"),
+        }
     }
 
     /// Whether it waits without anybody working on it; sets or clears what follows from that.
@@ -193,6 +202,21 @@ impl Job {
     fn fail_open(&mut self, now: Time, partition: u32, out: &mut Vec<Effect>) {
         // The mark hangs on the record of no execution: the attempts have their own ends already.
         self.fate_of_partition(now, partition, Fate::Failed, out);
+    }
+}
+
+impl Owner {
+    /// The node slept: jobs that wait have not been looked for meanwhile, and their queue timeouts begin anew, as after
+    /// a restart.
+    pub(super) fn wait_anew(&mut self, now: Time) {
+        for (key, job) in self.jobs.iter_mut().filter(|(_, job)| job.waiting_since.is_some()) {
+            job.waiting_since = Some(now);
+            job.unmatched_since = job.unmatched_since.map(|_| now);
+            let limit = job.ledger.job.queue.unwrap_or(self.core.settings.queue_timeout);
+            if self.core.timers.get(Timer::QueueLimit(*key)).is_some() {
+                self.core.timers.set(Timer::QueueLimit(*key), now + limit);
+            }
+        }
     }
 }
 

@@ -113,7 +113,7 @@ fn direct() -> impl Strategy<Value = Direct> {
     let spans = || vec(span(), 0..6);
     prop_oneof![
         (announcement(), vec("[a-z/0-9]{0,50}", 0..3)).prop_map(|(announcement, addresses)| {
-            Direct::Ask(Box::new(Ask { announcement, addresses, ttl_ms: 5 }))
+            Direct::Ask(Box::new(Ask { announcement, addresses, ttl_ms: 5, issued: 7 }))
         }),
         (id(), stamp(), any::<u32>(), any::<bool>()).prop_map(|(job, stamp, slots, cached)| {
             Direct::Bid(Bid {
@@ -126,6 +126,7 @@ fn direct() -> impl Strategy<Value = Direct> {
                 local_bytes: 9,
                 cached,
                 hold_ms: 5000,
+                skew_s: 0,
             })
         }),
         (id(), ".{0,400}").prop_map(|(job, text)| {
@@ -138,6 +139,7 @@ fn direct() -> impl Strategy<Value = Direct> {
                     facts,
                     spec: spec.map(Into::into),
                     hints: vec![peer(3)],
+                    issued: 8,
                 }))
             }
         ),
@@ -306,9 +308,11 @@ fn bids_and_declines_are_small() {
         local_bytes: u64::MAX,
         cached: true,
         hold_ms: u64::MAX,
+        skew_s: i64::MIN,
     };
     assert!(Direct::Bid(bid).encode().len() <= 512);
     let decline = Decline::new(job, u32::MAX, u64::MAX, DeclineCode::Constraints, &"ü".repeat(1000));
+    let decline = Decline { skew_s: i64::MIN, ..decline };
     assert!(Direct::Decline(decline).encode().len() <= 512);
 }
 

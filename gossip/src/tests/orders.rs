@@ -56,7 +56,12 @@ impl Scene {
     }
 
     fn ask(&mut self, seed: u64, theta: u64) -> Vec<Direct> {
-        let ask = Ask { announcement: self.announcement(seed, theta), addresses: Vec::new(), ttl_ms: 30_000 };
+        let ask = Ask {
+            announcement: self.announcement(seed, theta),
+            addresses: Vec::new(),
+            ttl_ms: 30_000,
+            issued: 0,
+        };
         self.tell(peer(2), Direct::Ask(Box::new(ask)))
     }
 
@@ -92,6 +97,7 @@ impl Scene {
             facts: Some(Facts::plain("wasm", small())),
             spec: Some(self.spec.clone().into()),
             hints: Vec::new(),
+            issued: 0,
         };
         self.input(Input::Message { from, message: Direct::Award(Box::new(award)) })
     }
@@ -382,7 +388,7 @@ fn a_policy_per_class_of_submitters_decides() {
     let mut with = |change: fn(&mut Facts), seed: u64| {
         let mut announcement = scene.announcement(seed, lottery::ALL);
         change(&mut announcement.facts);
-        let ask = Ask { announcement, addresses: Vec::new(), ttl_ms: 1000 };
+        let ask = Ask { announcement, addresses: Vec::new(), ttl_ms: 1000, issued: 0 };
         declined(scene.tell(peer(2), Direct::Ask(Box::new(ask))))
     };
     let engine = with(|facts| facts.engine = "docker".into(), 2);

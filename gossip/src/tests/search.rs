@@ -70,6 +70,7 @@ fn bid(id: job::JobId, seed: u64, slots: u32) -> Bid {
         local_bytes: 0,
         cached: false,
         hold_ms: 5000,
+        skew_s: 0,
     }
 }
 
@@ -378,4 +379,26 @@ fn records_give_the_view_that_the_machine_gave() {
         recorded.iter().all(|line| lines(&live).contains(line)),
         "a record shows nothing that was not shown"
     );
+}
+
+#[test]
+fn what_ends_with_its_lease_is_not_awarded_once_more_at_that_moment() {
+    let mut swarm = alone();
+    meet(&mut swarm, 2..3);
+    let mut new = job(peer(1), 1, 1);
+    new.facts.never = true;
+    let id = new.id;
+    let effects = swarm.owner_effects(peer(1), Input::Submitted { token: 1, job: Box::new(new) });
+    let seed = announced(&effects)[0].jobs[0].seed;
+    tell(&mut swarm, peer(2), Direct::Bid(bid(id, seed, 1)));
+    let mut repeated = 0;
+    // It never answers, and the owner is slow to tick, so that several things are due at once.
+    for _ in 0..40 {
+        swarm.now = swarm.now + 5 * SECOND;
+        let effects = swarm.owner_effects(peer(1), Input::Tick);
+        let ended = swarm.state(peer(1), id).0.is_terminal();
+        repeated += awards(&effects).len();
+        assert!(!ended || awards(&effects).is_empty(), "{effects:?}");
+    }
+    assert!(swarm.state(peer(1), id).0.is_terminal() && repeated > 5, "{repeated}");
 }

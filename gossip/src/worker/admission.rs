@@ -1,5 +1,6 @@
 //! Whether this worker can and may run a job, now or soon, and the capacity it keeps back for its bids.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::job::constraint::{self, Constraint};
@@ -113,13 +114,13 @@ impl Worker {
     }
 
     /// What it could offer for a job that it can run: now, or soon.
-    pub(super) fn offer(&self, now: Time, facts: &Facts) -> Result<Offer, No> {
+    pub(super) fn offer(&self, now: Time, owner: PeerId, facts: &Facts) -> Result<Offer, No> {
         let busy = || (DeclineCode::Busy, String::new());
         let free = self.free();
         let now_fit =
             fit(&facts.resources, &free).min(self.settings.slots.saturating_sub(self.running).into());
         if self.queue.is_empty() && now_fit > 0 {
-            let held = self.held(now);
+            let held = self.held(now, owner, &free);
             let promised = free.checked_mul(OVERCOMMIT).and_then(|promise| promise.checked_sub(&held));
             let slots = promised.map_or(0, |left| fit(&facts.resources, &left)).min(now_fit);
             return match u32::try_from(slots).unwrap_or(u32::MAX) {
@@ -188,9 +189,28 @@ impl Worker {
         }
     }
 
-    fn held(&self, now: Time) -> Resources {
-        let live = self.holds.iter().filter(|hold| hold.until > now);
-        live.fold(Resources::ZERO, |sum, hold| sum.checked_add(&hold.resources).unwrap_or(sum))
+    /// What is promised, as it counts for a bid to this owner: of each other one no more than is free, so that whoever
+    /// asks again and again keeps nobody else from being served.
+    fn held(&self, now: Time, owner: PeerId, free: &Resources) -> Resources {
+        let mut by_owner: BTreeMap<PeerId, Resources> = BTreeMap::new();
+        for hold in self.holds.iter().filter(|hold| hold.until > now) {
+            let sum = by_owner.entry(hold.owner).or_insert(Resources::ZERO);
+            *sum = sum.checked_add(&hold.resources).unwrap_or(*sum);
+        }
+        let counts = |(of, sum): (PeerId, Resources)| if of == owner { sum } else { least(&sum, free) };
+        by_owner
+            .into_iter()
+            .map(counts)
+            .fold(Resources::ZERO, |all, one| all.checked_add(&one).unwrap_or(all))
+    }
+}
+
+fn least(one: &Resources, other: &Resources) -> Resources {
+    Resources {
+        cpu_milli: one.cpu_milli.min(other.cpu_milli),
+        memory: one.memory.min(other.memory),
+        disk: one.disk.min(other.disk),
+        gpu: one.gpu.min(other.gpu),
     }
 }
 

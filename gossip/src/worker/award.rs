@@ -64,6 +64,7 @@ impl Worker {
             return self.refuse(now, from, &order, code, "", out);
         }
         self.note_epoch(from, &order, &award, out);
+        self.compare_clocks(now, from, award.issued, order.answers, out);
         self.release_hold(job);
         if let Err((code, why)) = self.take_terms(now, from, &order, &award) {
             return self.refuse(now, from, &order, code, &why, out);
@@ -80,7 +81,8 @@ impl Worker {
                 return None;
             }
         };
-        let own = JobId::derive(&self.identity.swarm, from, &order.nonce) == order.job;
+        let own = JobId::derive(&self.identity.swarm, from, &order.nonce) == order.job
+            || self.has_bug(|bug| bug == Bug::ObeyAnyone);
         let me = self.identity.me;
         let signed = from == me || award.order.is_by::<AwardOrder>(from, self.identity.crypto.as_ref());
         if !own || !signed || order.worker != me {

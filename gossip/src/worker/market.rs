@@ -9,7 +9,7 @@ use super::admission::HOLD;
 use super::{Effect, JobKey, Timer, Verdict, Worker, millis};
 use crate::lottery;
 use crate::message::{
-    Announcement, Announcements, Ask, Bid, Bytes, Decline, DeclineCode, Direct, Pull, Remembered,
+    Announcement, Announcements, Ask, Bid, Bytes, Decline, DeclineCode, Direct, Pull, Remembered, Stamp,
 };
 use crate::topic::Class;
 
@@ -34,6 +34,12 @@ const PAST_TTL: Duration = Duration::from_secs(600);
 
 /// How far an owner's clock may be off.
 const SKEW: Duration = Duration::from_secs(120);
+
+/// What answers something as young shows how late its sender's clock is.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// Between two words about clocks that differ by more, whoever's they are.
+const WARN_EVERY: Duration = Duration::from_secs(600);
 
 /// Longest that an announcement is remembered, whatever it says.
 const MAX_TTL: Duration = Duration::from_secs(120);
@@ -62,6 +68,8 @@ pub(super) struct Market {
     past: BTreeMap<JobId, (PeerId, Time)>,
     /// A job was declined for want of capacity since peers were last asked.
     missed: bool,
+    /// When it was last said that a clock differs.
+    warned: Option<Time>,
 }
 
 /// An open job that this worker could run.
@@ -73,6 +81,8 @@ struct Open {
     until: Time,
     /// The message as its owner signed it; none when it was asked directly.
     signed: Option<(Class, Bytes)>,
+    /// How far the owner's clock is ahead, in seconds; 0 while it is close enough.
+    skew_s: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +149,7 @@ impl Worker {
                 announcement: job,
                 until: now + ttl,
                 signed: Some(signed.clone()),
+                skew_s: 0,
             };
             self.consider(now, open, out);
         }
@@ -156,8 +167,28 @@ impl Worker {
             announcement: ask.announcement,
             until: now + Duration::from_millis(ask.ttl_ms).min(MAX_TTL),
             signed: None,
+            skew_s: skew(now, ask.issued),
         };
         self.consider(now, open, out);
+    }
+
+    /// Says that an owner's clock differs, when its award shows it: it was on its way for no longer than since this worker
+    /// said what it answers. Nobody can say which of the two clocks is wrong, so both sides are told.
+    pub(super) fn compare_clocks(
+        &mut self,
+        now: Time,
+        owner: PeerId,
+        issued: u64,
+        answers: Stamp,
+        out: &mut Vec<Effect>,
+    ) {
+        let ahead_s = skew(now, issued);
+        let due = self.market.warned.is_none_or(|at| now.since(at) >= WARN_EVERY);
+        let age = Duration::from_millis((now.boot / 1_000_000).saturating_sub(answers.at_ms));
+        if ahead_s != 0 && answers.start == self.start && age < PROMPT && due {
+            self.market.warned = Some(now);
+            out.push(Effect::ClockDiffers { peer: owner, ahead_s });
+        }
     }
 
     /// Bids, declines, or leaves the answer to others; remembers what it could run later.
@@ -178,7 +209,7 @@ impl Worker {
             Err(_) => {}
             Ok(()) => {
                 if admitted {
-                    match self.offer(now, &announcement.facts) {
+                    match self.offer(now, open.owner, &announcement.facts) {
                         Ok(_) => self.bid(now, &open, out),
                         Err(no) => {
                             self.market.missed = true;
@@ -213,7 +244,7 @@ impl Worker {
     fn bid(&mut self, now: Time, open: &Open, out: &mut Vec<Effect>) {
         let announcement = &open.announcement;
         let job = (announcement.job, announcement.version);
-        let Ok(offer) = self.offer(now, &announcement.facts) else { return };
+        let Ok(offer) = self.offer(now, open.owner, &announcement.facts) else { return };
         let slots = offer.slots.min(announcement.open.max(1));
         let bid = Bid {
             job: announcement.job,
@@ -225,6 +256,7 @@ impl Worker {
             local_bytes: self.local_bytes(announcement).0,
             cached: self.is_cached(announcement),
             hold_ms: millis(HOLD),
+            skew_s: open.skew_s,
         };
         self.market.note_bid(job, announcement.seed);
         self.counters.bids += 1;
@@ -248,7 +280,9 @@ impl Worker {
             return;
         }
         self.counters.declines += 1;
-        let decline = Decline::new(announcement.job, announcement.version, announcement.seed, code, &message);
+        let mut decline =
+            Decline::new(announcement.job, announcement.version, announcement.seed, code, &message);
+        decline.skew_s = open.skew_s;
         self.reach(open.owner, &open.addresses, out);
         out.push(Effect::Send { to: open.owner, message: Direct::Decline(decline) });
     }
@@ -369,6 +403,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// How many seconds an owner's clock is ahead of ours, when that keeps its announcements from being heard here.
+fn skew(now: Time, issued: u64) -> i64 {
+    if issued == 0 || u128::from(issued.abs_diff(now.wall)) <= SKEW.as_nanos() {
+        return 0;
+    }
+    let ahead = (i128::from(issued) - i128::from(now.wall)) / 1_000_000_000;
+    i64::try_from(ahead).unwrap_or(i64::MAX)
 }
 
 impl Market {

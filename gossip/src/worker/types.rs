@@ -343,6 +343,14 @@ pub enum Effect {
         /// What.
         why: &'static str,
     },
+    /// The clocks of this node and of a peer differ by so much that announcements between them are taken for replays:
+    /// the operator should know.
+    ClockDiffers {
+        /// Whose.
+        peer: PeerId,
+        /// By how many seconds it is ahead.
+        ahead_s: i64,
+    },
 }
 
 impl Effect {

@@ -56,6 +56,10 @@ pub(crate) struct Version {
     pub watched: BTreeSet<u64>,
     /// As the records have them.
     pub executions: BTreeMap<ExecutionKey, ExecutionState>,
+    /// When it came on disk.
+    pub recorded_at: Option<u64>,
+    /// When its record said that it had ended.
+    pub ended_at: Option<u64>,
     /// The attempt whose receipt was committed, by partition.
     pub committed: BTreeMap<u32, u32>,
     /// Whose award it was, by partition and attempt.
@@ -127,6 +131,8 @@ pub(crate) struct Check {
     pub workers: Vec<WorkerGhost>,
     /// When everything accepted had ended.
     pub done_at: Option<u64>,
+    /// Job versions that a rogue peer claimed to have failed.
+    pub spoiled: BTreeSet<(JobId, u32)>,
 }
 
 impl Check {
@@ -138,12 +144,24 @@ impl Check {
             owners: plan.nodes.iter().map(|_| OwnerGhost::default()).collect(),
             workers: plan.nodes.iter().map(|_| WorkerGhost::default()).collect(),
             done_at: None,
+            spoiled: BTreeSet::new(),
         }
     }
 
     /// A rule does not hold; the first one counts.
     pub fn broken(&mut self, rule: &'static str, found: String) {
         self.violation.get_or_insert(Violation { rule, found });
+    }
+
+    /// A rogue peer says something: what may come of it is noted.
+    pub fn rogue_said(&mut self, rogue: PeerId, message: &Direct) {
+        self.seen.lies += 1;
+        let Direct::Receipts(receipts) = message else { return };
+        for group in receipts.groups.iter().filter_map(|group| group.read().ok()) {
+            if group.worker == rogue && group.receipts.iter().any(|one| !one.outcome.is_success()) {
+                self.spoiled.insert((group.job, group.version));
+            }
+        }
     }
 
     /// A message was sent.

@@ -240,7 +240,8 @@ fn nonce(job: usize) -> Vec<u8> {
     format!("job {job}").into_bytes()
 }
 
-fn new_job(seed: u64, plan: &JobPlan, job: usize, version: u32) -> NewJob {
+/// A version of a planned job as it is submitted.
+pub(super) fn new_job(seed: u64, plan: &JobPlan, job: usize, version: u32) -> NewJob {
     let spec = format!("spec of job {job} version {version}").into_bytes();
     let resources = Resources { cpu_milli: plan.cpu, memory: 1 << 20, disk: 0, gpu: 0 };
     let facts = Facts {
@@ -267,7 +268,7 @@ fn new_job(seed: u64, plan: &JobPlan, job: usize, version: u32) -> NewJob {
         count: plan.count,
         total_timeout: plan.total_timeout.map(Duration::from_nanos),
         // Long enough that no fault of the plan ends a job that could run: liveness is then that it completes.
-        queue_timeout: Some(Duration::from_nanos(200 * LEASE)),
+        queue_timeout: plan.patient.then_some(Duration::from_nanos(200 * LEASE)),
         max_attempts: if plan.retry_never { 1 } else { 3 },
         keep: if plan.keep_on_worker { Keep::Worker } else { Keep::Owner },
     }

@@ -98,7 +98,7 @@ impl Engine {
 }
 
 /// What a program writes: the same wherever the partition runs, so that receipts of several attempts agree.
-fn output(key: &ExecutionKey, salt: u64) -> [u8; 8] {
+pub(crate) fn output(key: &ExecutionKey, salt: u64) -> [u8; 8] {
     mix(u64::from(key.partition) ^ u64::from(key.version) << 32 ^ fold(salt, &key.job.0)).to_be_bytes()
 }
 
@@ -125,13 +125,20 @@ impl World {
     /// The machine wants an execution: what exists under this name goes on, else it is created.
     pub fn start_execution(&mut self, node: usize, start: Start) {
         let key = start.execution;
-        let Some(job) = self.clients.job_of(key.job) else {
+        let job = self.clients.job_of(key.job);
+        if job.is_none() && !self.is_rogue_peer(start.owner) {
             return self.check.broken("only submitted jobs are started", format!("n{node} starts {key:?}"));
-        };
+        }
         if self.nodes[node].engine.containers.contains_key(&key) {
             return self.check.broken("an execution is started once", format!("n{node}: {key:?}"));
         }
-        let plan = self.plan.jobs[job].clone();
+        if let Some(owner) = job.map(|job| self.plan.jobs[job].owner)
+            && self.nodes[owner].id != start.owner
+        {
+            let found = format!("n{node} starts {} for {}", super::words::key(&key), start.owner);
+            return self.check.broken("only a job's owner gives orders about it", found);
+        }
+        let plan = job.map_or_else(JobPlan::of_a_rogue, |job| self.plan.jobs[job].clone());
         let mut rng = Rng::new(self.seed).fork(mix(fold(node as u64, &key.id().0)));
         let fate = fate(&mut rng, &plan, &key, node);
         let timeout = u64::try_from(start.timeout.as_nanos()).unwrap_or(u64::MAX);

@@ -6,6 +6,9 @@ use super::net::Weather;
 use super::plan::Trouble;
 use super::world::{Event, Life, World};
 
+/// An owner machine with jobs that wait is ticked every 28 s at least: a longer sleep than this it notices.
+const LONG_SLEEP: u64 = 36 * SECOND;
+
 impl World {
     pub fn on_trouble(&mut self, index: usize) {
         if self.calm {
@@ -23,6 +26,9 @@ impl World {
             Trouble::Suspend { node, span } => self.sleep(*node, true, *span),
             Trouble::Split { side, span, one_way } => self.split(side, *span, *one_way),
             Trouble::Break { a, b } => self.disconnect(*a, *b),
+            Trouble::LoseSide { node, peer } => self.lose_side(*node, *peer),
+            Trouble::Again { node, peer } => self.tell_again(*node, *peer),
+            Trouble::Uplink { node, span, noticed } => self.cut_off(*node, *span, *noticed),
             Trouble::StepWall { node, by } => {
                 let now = self.now;
                 self.nodes[*node].clock.step_wall(now, *by);
@@ -49,7 +55,7 @@ impl World {
             if peer == node || !self.net.up(node, peer) {
                 continue;
             }
-            if machine || !self.net.dialable(node, peer) {
+            if machine || self.plan.quiet || !self.net.dialable(node, peer) {
                 // Nothing is sent any more: the peer finds out by itself.
                 self.give_up_later(node, peer);
             } else {
@@ -78,8 +84,13 @@ impl World {
             self.trace.say(self.now, format_args!("### {name} starts again"));
         }
         for peer in 0..self.nodes.len() {
-            // Connections of the dead process that nobody has noticed yet are no more.
-            self.disconnect(node, peer);
+            // Connections of the dead process are no more. A peer that has not noticed may find out now, or only when
+            // the new process is there.
+            if self.plan.quiet && self.sees(peer, node) && self.rng.chance(700) {
+                self.lost.insert((node, peer));
+            } else {
+                self.disconnect(node, peer);
+            }
         }
         let now = self.now;
         if machine {
@@ -116,6 +127,9 @@ impl World {
         }
         self.nodes[node].life = Life::Up;
         self.nodes[node].awake_since = self.now;
+        if self.now - since > LONG_SLEEP {
+            self.nodes[node].slept_until = self.now;
+        }
         if slept {
             let span = self.now - since;
             self.nodes[node].engine.slept(span);
@@ -128,6 +142,26 @@ impl World {
             self.queue.push(self.now, event);
         }
         self.maybe_heard();
+    }
+
+    /// A node's whole network is gone for a while: its own sockets fail when it notices, its peers hear nothing.
+    fn cut_off(&mut self, node: usize, span: u64, noticed: Option<u64>) {
+        self.split(&[node], span, false);
+        if let Some(after) = noticed.filter(|after| *after < span) {
+            self.queue.push(self.now + after, Event::NetworkGone { node });
+        }
+    }
+
+    /// A node notices that its network is gone.
+    pub fn on_network_gone(&mut self, node: usize) {
+        if !self.nodes[node].answers() {
+            return;
+        }
+        for peer in 0..self.nodes.len() {
+            if peer != node && !self.net.dialable(node, peer) {
+                self.lose_side(node, peer);
+            }
+        }
     }
 
     fn split(&mut self, side: &[usize], span: u64, one_way: bool) {
@@ -198,6 +232,10 @@ impl World {
                 Life::Asleep { .. } => {} // its resume is planned, and comes within four leases
                 Life::Up | Life::Gone => {}
             }
+        }
+        // What a rogue pretended to do until now would never end.
+        if let Some(rogue) = self.plan.rogue {
+            self.kill(rogue.node, Some(SECOND), false);
         }
     }
 }

@@ -39,6 +39,11 @@ impl Host {
 }
 
 impl World {
+    /// Whether a node believes that it has a connection to a peer.
+    pub fn sees(&self, node: usize, peer: usize) -> bool {
+        self.net.up(node, peer) && !self.lost.contains(&(node, peer))
+    }
+
     /// Opens a connection if the way is free and both processes live; tells both sides.
     pub fn connect(&mut self, a: usize, b: usize) -> bool {
         let both = self.nodes[a].answers() && self.nodes[b].answers();
@@ -46,18 +51,74 @@ impl World {
             return false;
         }
         for (node, peer) in [(a, b), (b, a)] {
-            self.nodes[node].host.silent.remove(&peer);
-            self.tell_connected(node, peer);
-            let waiting = self.nodes[node].host.waiting.remove(&peer).unwrap_or_default();
-            for bytes in waiting {
-                self.transmit(node, peer, bytes);
-            }
+            self.lost.remove(&(node, peer));
+            self.becomes_connected(node, peer);
         }
         if self.trace.on() {
             let (a, b) = (self.name(a), self.name(b));
             self.trace.say(self.now, format_args!("{a} and {b} are connected"));
         }
         true
+    }
+
+    fn becomes_connected(&mut self, node: usize, peer: usize) {
+        self.nodes[node].host.silent.remove(&peer);
+        self.tell_connected(node, peer);
+        let waiting = self.nodes[node].host.waiting.remove(&peer).unwrap_or_default();
+        for bytes in waiting {
+            self.transmit(node, peer, bytes);
+        }
+    }
+
+    /// One side finds its connection broken; the other notices later, or when this one is back.
+    pub fn lose_side(&mut self, node: usize, peer: usize) {
+        if !self.sees(node, peer) || !self.nodes[node].answers() {
+            return;
+        }
+        if self.lost.contains(&(peer, node)) {
+            return self.disconnect(node, peer);
+        }
+        self.lost.insert((node, peer));
+        if self.trace.on() {
+            let (node, peer) = (self.name(node), self.name(peer));
+            self.trace.say(self.now, format_args!("{node} alone loses its connection to {peer}"));
+        }
+        self.tell_disconnected(node, peer);
+        let first = self.rng.within(20 * MILLI, 500 * MILLI);
+        self.redial(node, peer, first);
+    }
+
+    /// A side that had lost its connection is back before the other noticed: that one is told of a further connection.
+    fn come_back(&mut self, node: usize, peer: usize) -> bool {
+        let both = self.nodes[node].answers() && self.nodes[peer].answers();
+        if !both || !self.net.replace(node, peer) {
+            return false;
+        }
+        if self.trace.on() {
+            let (node, peer) = (self.name(node), self.name(peer));
+            self.trace.say(self.now, format_args!("{node} is back at {peer}, which had not missed it"));
+        }
+        self.lost.remove(&(node, peer));
+        self.becomes_connected(node, peer);
+        self.tell_again(peer, node);
+        true
+    }
+
+    /// A host says `Connected` of a peer that is connected: by a further connection, or since frames were lost.
+    pub fn tell_again(&mut self, node: usize, peer: usize) {
+        if self.sees(node, peer) && self.nodes[node].answers() {
+            self.nodes[node].host.silent.remove(&peer);
+            let id = self.nodes[peer].id;
+            self.tell_owner(node, owner::Input::Connected(id));
+            self.tell_worker(node, worker::Input::Connected(id));
+        }
+    }
+
+    fn tell_disconnected(&mut self, node: usize, peer: usize) {
+        let id = self.nodes[peer].id;
+        self.nodes[node].host.silent.remove(&peer);
+        self.tell_owner(node, owner::Input::Disconnected(id));
+        self.tell_worker(node, worker::Input::Disconnected(id));
     }
 
     /// What a machine hears of a connection, when it opens and again after the machine was restored.
@@ -97,10 +158,9 @@ impl World {
             self.trace.say(self.now, format_args!("the connection of {a} and {b} breaks"));
         }
         for (node, peer) in [(a, b), (b, a)] {
-            let id = self.nodes[peer].id;
-            self.nodes[node].host.silent.remove(&peer);
-            self.tell_owner(node, owner::Input::Disconnected(id));
-            self.tell_worker(node, worker::Input::Disconnected(id));
+            if !self.lost.remove(&(node, peer)) {
+                self.tell_disconnected(node, peer);
+            }
         }
         let first = self.rng.within(20 * MILLI, 500 * MILLI);
         self.redial(a, b, first);
@@ -117,10 +177,22 @@ impl World {
     /// A planned dial: it opens a connection, is refused, or times out and is tried again.
     pub fn on_dial(&mut self, a: usize, b: usize, delay: u64) {
         self.dialling.remove(&(a, b));
-        if self.net.up(a, b) || self.nodes[a].gone() || self.nodes[b].gone() || self.connect(a, b) {
+        let connected = self.sees(a, b) && self.sees(b, a);
+        if connected || self.nodes[a].gone() || self.nodes[b].gone() {
+            return;
+        }
+        let back = match (self.sees(a, b), self.sees(b, a)) {
+            (true, _) => self.come_back(b, a),
+            (_, true) => self.come_back(a, b),
+            _ => self.connect(a, b),
+        };
+        if back {
             return;
         }
         for (node, peer) in [(a, b), (b, a)] {
+            if self.sees(node, peer) {
+                continue;
+            }
             let refused = self.nodes[peer].refuses() && self.net.dialable(a, b);
             self.nodes[node].host.waiting.remove(&peer);
             if refused && self.nodes[node].answers() {
@@ -134,7 +206,7 @@ impl World {
 
     /// Sends bytes to a peer, over its connection or by dialling it first.
     pub fn transmit(&mut self, from: usize, to: usize, bytes: Rc<[u8]>) {
-        if !self.net.up(from, to) {
+        if !self.sees(from, to) {
             let waiting = self.nodes[from].host.waiting.entry(to).or_default();
             if waiting.len() < WAITING_FRAMES {
                 waiting.push_back(bytes);
@@ -160,8 +232,8 @@ impl World {
 
     /// A frame is there: what an older connection carried is mostly lost with it.
     pub fn on_arrive(&mut self, frame: Frame) {
-        let current = self.net.up(frame.from, frame.to)
-            && self.net.generation(frame.from, frame.to) == frame.generation;
+        let current =
+            self.sees(frame.to, frame.from) && self.net.generation(frame.from, frame.to) == frame.generation;
         let leftovers = self.net.weather.leftovers;
         if !current && !self.rng.chance(leftovers) {
             return;
@@ -205,7 +277,7 @@ impl World {
 
     /// Pings have been out for long enough: is the peer still mute?
     pub fn on_silence(&mut self, node: usize, peer: usize, generation: u32) {
-        let same = self.net.up(node, peer) && self.net.generation(node, peer) == generation;
+        let same = self.sees(node, peer) && self.net.generation(node, peer) == generation;
         let watched = self.nodes[node].host.watches(peer) && self.nodes[node].answers();
         if same && watched && self.mute(node, peer) && self.nodes[node].host.silent.insert(peer) {
             let id = self.nodes[peer].id;
@@ -218,7 +290,7 @@ impl World {
         for node in 0..self.nodes.len() {
             let silent: Vec<usize> = self.nodes[node].host.silent.iter().copied().collect();
             for peer in silent {
-                if self.net.up(node, peer) && !self.mute(node, peer) {
+                if self.sees(node, peer) && !self.mute(node, peer) {
                     self.nodes[node].host.silent.remove(&peer);
                     let id = self.nodes[peer].id;
                     self.tell_owner(node, owner::Input::Heard(id));
@@ -240,7 +312,7 @@ impl World {
         let (loss, delay) = (self.net.weather.gossip_loss, self.net.weather.delay);
         while let Some(relay) = front.pop_front() {
             for node in 0..self.nodes.len() {
-                let open = self.net.up(relay, node) && self.net.open(relay, node);
+                let open = self.sees(relay, node) && self.sees(node, relay) && self.net.open(relay, node);
                 if reached.contains_key(&node) || !open || !self.nodes[node].classes().contains(&class) {
                     continue;
                 }

@@ -124,6 +124,18 @@ impl Net {
         true
     }
 
+    /// Puts a new connection in the place of one that one side had lost; false when the way is cut.
+    pub fn replace(&mut self, a: usize, b: usize) -> bool {
+        let dialable = self.dialable(a, b);
+        let Some(link) = self.links.get_mut(&pair(a, b)).filter(|link| link.up && dialable) else {
+            return false;
+        };
+        link.generation += 1;
+        link.last = [0; 2];
+        link.held.clear();
+        true
+    }
+
     /// Ends a connection; false when there was none. What was held behind a cut is lost.
     pub fn disconnect(&mut self, a: usize, b: usize) -> bool {
         let Some(link) = self.links.get_mut(&pair(a, b)).filter(|link| link.up) else { return false };

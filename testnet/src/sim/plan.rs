@@ -33,6 +33,22 @@ pub(crate) struct Plan {
     pub gossip_echo: u64,
     /// The swarm's size as the owners believe it, when not what they are connected to.
     pub believed_size: Option<u64>,
+    /// Processes that die say nothing to their peers, as over UDP: those find out by themselves, or by the next process.
+    pub quiet: bool,
+    /// A peer that keeps to no rule.
+    pub rogue: Option<RoguePlan>,
+}
+
+/// A peer with a valid identity that says what it likes, and beside that runs both machines, whose messages it garbles.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RoguePlan {
+    pub node: usize,
+    /// Between two messages that it makes up, at most.
+    pub pause: u64,
+    /// Messages of its machines that are lost, replaced, or sent again later, in thousandths.
+    pub garbled: u64,
+    /// It goes on when the faults have ended.
+    pub for_ever: bool,
 }
 
 /// One node.
@@ -61,6 +77,10 @@ pub(crate) struct JobPlan {
     pub run_timeout: Option<u64>,
     /// The time the whole job may take, when limited.
     pub total_timeout: Option<u64>,
+    /// It waits for workers for as long as it takes, rather than for the node's default.
+    pub patient: bool,
+    /// It needs more than any worker has.
+    pub impossible: bool,
     /// How long an execution usually takes.
     pub run: (u64, u64),
     pub behaviour: Behaviour,
@@ -122,11 +142,40 @@ pub(crate) enum Trouble {
     Split { side: Vec<usize>, span: u64, one_way: bool },
     /// A connection breaks and is dialled again.
     Break { a: usize, b: usize },
+    /// Only one side of a connection finds it broken, and is back before the other notices.
+    LoseSide { node: usize, peer: usize },
+    /// A host says that a peer is connected which was so before.
+    Again { node: usize, peer: usize },
+    /// A node's whole network is gone; it notices after so long, if it does.
+    Uplink { node: usize, span: u64, noticed: Option<u64> },
     /// A wall clock is set.
     StepWall { node: usize, by: i64 },
 }
 
 impl JobPlan {
+    /// What a rogue peer has others run.
+    pub fn of_a_rogue() -> JobPlan {
+        JobPlan {
+            owner: 0,
+            at: 0,
+            kind: Kind::Batch,
+            count: 1,
+            cpu: 0,
+            retry_never: false,
+            run_timeout: None,
+            total_timeout: None,
+            patient: true,
+            impossible: false,
+            run: (SECOND, 10 * SECOND),
+            behaviour: Behaviour::Fine,
+            result_size: 100,
+            keep_on_worker: false,
+            stop_at: None,
+            update_at: None,
+            resend_at: None,
+        }
+    }
+
     /// Its executions are ended from outside.
     pub fn lasts(&self) -> bool {
         self.kind == Kind::Service
@@ -144,6 +193,13 @@ impl Plan {
         60 * LEASE + self.jobs.iter().map(work).sum::<u64>()
     }
 
+    /// Whether anything goes wrong that can keep an owner and its workers apart.
+    pub fn is_troubled(&self) -> bool {
+        let weather = &self.weather;
+        let lossy = weather.loss + weather.stragglers + weather.gossip_loss > 0;
+        !self.faults.is_empty() || self.crash_points + self.disk_errors > 0 || lossy || self.rogue.is_some()
+    }
+
     /// What `seed` means.
     pub fn draw(seed: u64) -> Plan {
         let mut rng = Rng::new(seed).fork(1);
@@ -155,7 +211,7 @@ impl Plan {
         let jobs =
             (0..rng.pick(&[1, 1, 2, 2, 3, 4])).map(|_| job(&mut rng, owners, heal_at, &nodes)).collect();
         let faults = faults(&mut rng, &nodes, heal_at);
-        Plan {
+        let mut plan = Plan {
             crash_points: rng.pick(&[0, 0, 20, 60, 200]),
             disk_errors: rng.pick(&[0, 0, 0, 50, 200]),
             shell_delay: rng.pick(&[0, MILLI, 5 * MILLI, 50 * MILLI]),
@@ -166,8 +222,68 @@ impl Plan {
             jobs,
             faults,
             heal_at,
-        }
+            quiet: false,
+            rogue: None,
+        };
+        plan.add_rarer(&mut Rng::new(seed).fork(5));
+        plan
     }
+
+    /// Trouble that was thought of later: drawn by itself, so that a seed's other trouble stays what it was.
+    fn add_rarer(&mut self, rng: &mut Rng) {
+        let nodes = self.nodes.len();
+        self.quiet = rng.chance(250);
+        for job in &mut self.jobs {
+            job.patient = rng.chance(700);
+            if job.kind == Kind::Batch && rng.chance(30) {
+                (job.impossible, job.patient, job.cpu) = (true, false, 1000 * (MOST_CPU + 1));
+            }
+        }
+        if rng.chance(150) {
+            for node in &mut self.nodes {
+                let off = rng.pick(&[0, 100, 150, 1_000, 100_000]) * SECOND;
+                node.wall = if rng.chance(500) { node.wall + off } else { node.wall - off };
+            }
+        }
+        if nodes > 2 && rng.chance(150) {
+            let node = rng.within(2, nodes as u64 - 1) as usize;
+            let pause = rng.pick(&[SECOND, 5 * SECOND, 20 * SECOND]);
+            let garbled = rng.pick(&[0, 50, 300]);
+            self.rogue = Some(RoguePlan { node, pause, garbled, for_ever: rng.chance(500) });
+        }
+        self.faults.extend(connection_faults(rng, nodes, self.heal_at));
+        self.faults.sort_by_key(|fault| fault.at);
+    }
+}
+
+fn connection_faults(rng: &mut Rng, nodes: usize, heal_at: u64) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let (uplinks, sides, again, steps) = (rng.chance(250), rng.chance(200), rng.chance(200), rng.chance(50));
+    let some = |on: bool, most: u64, rng: &mut Rng| if on { rng.within(1, most) } else { 0 };
+    let any = |rng: &mut Rng| rng.below(nodes as u64) as usize;
+    let when = |rng: &mut Rng| rng.within(200 * MILLI, heal_at * 9 / 10);
+    for _ in 0..some(uplinks, 3, rng) {
+        let noticed = rng.pick(&[None, Some(0), Some(SECOND), Some(20 * SECOND)]);
+        let what = Trouble::Uplink { node: any(rng), span: rng.pick(&SPANS), noticed };
+        faults.push(Fault { at: when(rng), what });
+    }
+    for _ in 0..some(sides, 8, rng) {
+        let (node, peer) = (any(rng), any(rng));
+        faults.push(Fault { at: when(rng), what: Trouble::LoseSide { node, peer } });
+    }
+    for _ in 0..some(again, 8, rng) {
+        let (node, peer) = (any(rng), any(rng));
+        faults.push(Fault { at: when(rng), what: Trouble::Again { node, peer } });
+    }
+    for _ in 0..some(steps, 2, rng) {
+        let by = rng.pick(&[-5_000, -130, 130, 5_000]) * SECOND as i64;
+        faults.push(Fault { at: when(rng), what: Trouble::StepWall { node: any(rng), by } });
+    }
+    faults.retain(|fault| match fault.what {
+        Trouble::LoseSide { node, peer } | Trouble::Again { node, peer } => node != peer,
+        _ => true,
+    });
+    faults
 }
 
 fn node(rng: &mut Rng, index: usize) -> NodePlan {
@@ -239,6 +355,8 @@ fn job(rng: &mut Rng, owners: u64, heal_at: u64, nodes: &[NodePlan]) -> JobPlan 
         behaviour,
         result_size: rng.pick(&[0, 100, 60_000, 3_000_000]),
         keep_on_worker: rng.chance(100),
+        patient: true,
+        impossible: false,
         stop_at: rng.chance(200).then(|| at + rng.within(10 * MILLI, heal_at)),
         update_at: rng.chance(80).then(|| at + rng.within(10 * MILLI, heal_at)),
         resend_at: rng.chance(150).then(|| at + rng.within(10 * MILLI, heal_at / 4)),

@@ -52,7 +52,7 @@ pub(crate) fn key(key: &ExecutionKey) -> String {
     format!("{}v{}/{}#{}", key.job.short(), key.version, key.partition, key.attempt)
 }
 
-fn direct(message: &Direct) -> String {
+pub(crate) fn direct(message: &Direct) -> String {
     match message {
         Direct::Award(award) => match award.order.read::<AwardOrder>() {
             Ok(order) => format!(

@@ -45,6 +45,10 @@ pub(crate) enum Event {
     Restart { node: usize },
     /// A stopped process or sleeping machine goes on.
     Resume { node: usize, slept: bool, since: u64 },
+    /// A node notices that its network is gone.
+    NetworkGone { node: usize },
+    /// A peer that keeps to no rule says something.
+    Rogue { node: usize },
     /// Cut directions are whole again.
     Heal { cuts: Rc<[(usize, usize)]> },
     /// A client does what it planned.
@@ -96,6 +100,8 @@ pub(crate) struct Node {
     pub kept: BTreeMap<ExecutionKey, job::Cid>,
     /// Since when it has been awake without a break.
     pub awake_since: u64,
+    /// When it last woke from a sleep so long that its owner machine must notice.
+    pub slept_until: u64,
     /// What reached a process that is asleep; it is handled on waking.
     pub backlog: Vec<Event>,
     pub cpu: u64,
@@ -145,6 +151,9 @@ pub(crate) struct World {
     pub nodes: Vec<Node>,
     pub net: Net,
     pub dialling: BTreeSet<(usize, usize)>,
+    /// Who has lost a connection that its other side still believes in.
+    pub lost: BTreeSet<(usize, usize)>,
+    pub rogue: super::rogue::Rogue,
     pub plan: Rc<Plan>,
     pub rng: Rng,
     pub seed: u64,
@@ -167,6 +176,8 @@ impl World {
             nodes: Vec::new(),
             net: Net::new(plan.weather.clone()),
             dialling: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            rogue: super::rogue::Rogue::default(),
             rng: Rng::new(seed).fork(2),
             seed,
             trace,
@@ -191,6 +202,7 @@ impl World {
                 content: BTreeSet::new(),
                 kept: BTreeMap::new(),
                 awake_since: 0,
+                slept_until: 0,
                 backlog: Vec::new(),
                 cpu: node.cpu,
             });
@@ -216,6 +228,7 @@ impl World {
             world.queue.push(fault.at, Event::Trouble(index));
         }
         world.plan_clients();
+        world.plan_rogue();
         world.queue.push(plan.heal_at, Event::Calm);
         world
     }
@@ -249,6 +262,8 @@ impl World {
             Event::Trouble(index) => self.on_trouble(index),
             Event::Restart { node } => self.restart(node),
             Event::Resume { node, slept, since } => self.resume(node, slept, since),
+            Event::NetworkGone { node } => self.on_network_gone(node),
+            Event::Rogue { node } => self.on_rogue(node),
             Event::Heal { cuts } => self.heal(&cuts),
             Event::Client(act) => self.on_client(act),
             Event::Calm => self.become_calm(),
@@ -268,7 +283,7 @@ impl World {
 
     /// How many peers a node believes the swarm to have.
     pub fn believed_size(&self, node: usize) -> u64 {
-        let connected = (0..self.nodes.len()).filter(|&peer| self.net.up(node, peer)).count() as u64 + 1;
+        let connected = (0..self.nodes.len()).filter(|&peer| self.sees(node, peer)).count() as u64 + 1;
         self.plan.believed_size.map_or(connected, |size| size.max(connected))
     }
 

@@ -3,6 +3,7 @@
 use job::state::JobState;
 
 use super::Due;
+use super::owner::QUEUE_TIMEOUT;
 use crate::sim::client::Act;
 use crate::sim::clock::SECOND;
 use crate::sim::plan::{Behaviour, LEASE};
@@ -14,6 +15,9 @@ use crate::sim::world::{Event, World};
 const LASTING_WITHIN: u64 = 10 * LEASE;
 /// What owners say of a partition that too many workers were lost with.
 const POISON: [&str; 2] = ["workers were lost while they ran it", "attempts were lost with"];
+/// Once the faults have ended, whoever can run a job is found within a queue timeout, a round, and what a node that
+/// still sleeps needs to wake up.
+const MATCHED_WITHIN: u64 = 6 * LEASE;
 /// What ended is forgotten by everybody this long later.
 const SETTLED_WITHIN: u64 = 10 * LEASE;
 
@@ -109,7 +113,10 @@ impl World {
             let view = machine.and_then(|machine| machine.view(key.0, Some(key.1)));
             let (open, fits) = (view.map_or(0, |view| view.summary.open), self.room_for(job.cpu));
             // Other jobs share the workers: what must run is checked when this one has them alone.
-            let simple = job.behaviour == Behaviour::Fine && !job.retry_never && plan.jobs.len() == 1;
+            let simple = job.behaviour == Behaviour::Fine
+                && !job.retry_never
+                && plan.jobs.len() == 1
+                && plan.rogue.is_none();
             if simple && open > 0 && (running as u64) < fits {
                 let found = format!("{open} of {} are open, {running} run, {fits} would fit", job.count);
                 return self.check.broken("lasting jobs run once the faults end", found);
@@ -127,13 +134,26 @@ impl World {
     fn check_left_over(&mut self) {
         let gone = self.nodes.iter().any(super::super::world::Node::gone);
         let mut found = None;
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.gone()) {
+        let rogue = self.plan.rogue.is_some();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if node.gone() || self.is_rogue(index) {
+                continue;
+            }
             let live = node.engine.containers.iter().find(|(_, one)| one.live());
             if let Some((key, one)) = live {
                 found = Some(format!("n{index} still has {} ({:?})", words::key(key), one.stage));
             }
             let load = node.worker.machine.as_ref().map(|machine| machine.load()).unwrap_or_default();
-            if (load.running, load.queued, load.offered) != (0, 0, 0) || !load.used.is_zero() {
+            let machine = node.worker.machine.as_ref();
+            let kept = machine.and_then(|machine| {
+                machine.executions().find(|(key, _)| self.clients.job_of(key.job).is_some())
+            });
+            if let Some((key, phase)) = kept {
+                found = Some(format!("n{index}'s worker still has {} ({phase:?})", words::key(&key)));
+            }
+            // Receipts for a rogue owner wait until their time is over.
+            let offered = if rogue { 0 } else { load.offered };
+            if (load.running, load.queued, offered) != (0, 0, 0) || !load.used.is_zero() {
                 found = Some(format!("n{index}'s worker still has {load:?}"));
             }
             let jobs = node.owner.machine.as_ref().map_or(0, |machine| machine.jobs().count());
@@ -157,18 +177,31 @@ impl World {
                 self.check.seen.completed += 1;
                 continue;
             }
+            let view = self.view_on_disk(known.owner, *job, *version).ok().flatten();
+            let message = view.map(|view| view.summary.message).unwrap_or_default();
+            let waited = message.contains(QUEUE_TIMEOUT);
+            if waited && plan.patient {
+                broken = Some(format!("{} v{version} was to be waited for: {message:?}", job.short()));
+            }
+            let ended = known.ended_at.unwrap_or(self.now);
+            if waited
+                && !plan.impossible
+                && (!self.plan.is_troubled() || ended > self.plan.heal_at + MATCHED_WITHIN)
+            {
+                broken = Some(format!("{} v{version} found nobody: {message:?}", job.short()));
+            }
             let simple = !plan.lasts()
                 && plan.behaviour == Behaviour::Fine
                 && !plan.retry_never
                 && plan.total_timeout.is_none()
                 && plan.run_timeout.is_none()
                 && !client.stop_wanted
-                && *version == client.accepted;
+                && *version == client.accepted
+                && !waited
+                && !self.check.spoiled.contains(&(*job, *version));
             if !simple {
                 continue;
             }
-            let view = self.view_on_disk(known.owner, *job, *version).ok().flatten();
-            let message = view.map(|view| view.summary.message).unwrap_or_default();
             // Five lost workers end a partition; machines that die or disks that fail can bring that about.
             let disturbed = self.check.seen.crashes + self.check.seen.disk_errors > 0;
             if !(disturbed && POISON.iter().any(|words| message.contains(words))) {

@@ -8,13 +8,26 @@ use gossip::record::{Kind, Record, RecordKey};
 use job::state::{ExecutionState, JobState};
 use job::{ExecutionKey, JobId, PeerId};
 
-use super::{Check, Due, Version};
+use super::{Check, Due, OwnerGhost, Version};
 use crate::sim::clock::SECOND;
+use crate::sim::engine::{block_cid, output};
 use crate::sim::words;
 use crate::sim::world::{Event, World};
 
+/// What owners say of a job whose queue timeout ended it.
+pub(super) const QUEUE_TIMEOUT: &str = "Job timed out waiting for a worker";
+/// The default queue timeout by a clock that is fast.
+const QUEUE_AT_LEAST: u64 = 56 * SECOND;
+
 /// A job that waits says why within this long; a little more for slow shells.
 const REASON_WITHIN: u64 = 2 * SECOND + SECOND / 4;
+
+impl OwnerGhost {
+    /// The newest epoch that it used.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+}
 
 impl Check {
     /// A new owner machine: its epoch is above all that were used before.
@@ -94,8 +107,10 @@ impl World {
             }
             Err(error) => return self.check.broken("records can be read", format!("n{node}: {error}")),
         };
+        let now = self.now;
         let known = self.check.versions.entry((job, version)).or_default();
         (known.owner, known.job) = (node, index);
+        known.recorded_at.get_or_insert(now);
         let mut broken =
             follow_state(known, &view).or(follow_executions(known, &view)).or(follow_history(known, &view));
         let completed = known.state == Some(JobState::Completed);
@@ -110,10 +125,33 @@ impl World {
         }
         let committed = known.committed.len() as u64;
         self.check.seen.commits = self.check.seen.commits.max(committed);
+        let ends = known.ended_at.is_none() && known.state.is_some_and(JobState::is_terminal);
+        if ends {
+            known.ended_at = Some(self.now);
+        }
         if let Some((rule, found)) = broken {
             return self.check.broken(rule, format!("{} v{version}: {found}", job.short()));
         }
+        if ends {
+            self.check_patience(node, &view);
+        }
         self.check_held(node, &view);
+    }
+
+    /// A job whose queue timeout ended it had a node that was awake and looking for so long.
+    fn check_patience(&mut self, node: usize, view: &JobView) {
+        if !view.summary.message.contains(QUEUE_TIMEOUT) {
+            return;
+        }
+        let key = (view.summary.id, view.summary.version);
+        let accepted = self.check.versions.get(&key).map_or(0, |known| known.recorded_at.unwrap_or(0));
+        let restored = self.check.owners[node].restored_at;
+        let since = self.nodes[node].slept_until.max(restored).max(accepted);
+        let looked = self.now.saturating_sub(since);
+        if looked < QUEUE_AT_LEAST {
+            let found = format!("n{node} {} after {} s", key.0.short(), looked / SECOND);
+            self.check.broken("a queue timeout counts time awake", found);
+        }
     }
 
     /// A committed result is held by its owner, unless it is to stay with its worker.
@@ -123,6 +161,11 @@ impl World {
             return;
         }
         for one in view.executions.iter().filter(|one| one.state == ExecutionState::Completed) {
+            let cid = one.result.as_ref().map(|result| result.cid);
+            if !self.is_rogue_peer(one.worker) && cid != Some(block_cid(&output(&one.key, self.seed))) {
+                let found = format!("n{node} committed {} as {cid:?}", words::key(&one.key));
+                return self.check.broken("what an honest worker ran is what is committed", found);
+            }
             let Some(result) = &one.result else { continue };
             if !self.nodes[node].content.contains(&result.cid) {
                 let found =
@@ -195,6 +238,8 @@ impl World {
                 Ok(order) => self.check_award(node, to, &order),
                 Err(error) => self.check.broken("what a machine sends can be read", error.to_string()),
             },
+            // What a rogue made up is dealt with whatever becomes of its execution.
+            Direct::Committed(_) if self.is_rogue_peer(to) => {}
             Direct::Committed(committed) => {
                 for told in &committed.jobs {
                     let Some(known) = self.check.versions.get(&(told.job, told.version)) else { continue };

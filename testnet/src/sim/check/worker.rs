@@ -10,6 +10,7 @@ use super::owner::execution_key;
 use super::{Check, Due, Heard, Order};
 use crate::sim::clock::{MILLI, SECOND};
 use crate::sim::engine::Stage;
+use crate::sim::plan::Trouble;
 use crate::sim::words;
 use crate::sim::world::{Event, World};
 
@@ -63,6 +64,9 @@ impl World {
     }
 
     fn check_heard(&mut self, node: usize, from: PeerId, message: &Direct) {
+        if self.is_rogue_peer(from) || self.is_rogue(node) {
+            return; // nothing that it says need come true, and nothing binds it
+        }
         let ghost = &mut self.check.workers[node];
         match message {
             Direct::Award(award) => {
@@ -128,6 +132,9 @@ impl World {
 
     /// A worker machine answers, bids or renews.
     pub fn check_worker_sends(&mut self, node: usize, to: PeerId, message: &Direct) {
+        if self.is_rogue_peer(to) || self.is_rogue(node) {
+            return;
+        }
         let stamp = match message {
             Direct::Bid(bid) => Some(bid.stamp),
             Direct::Reply(reply) => Some(reply.stamp),
@@ -219,6 +226,9 @@ impl World {
 
     /// A program itself begins to run.
     pub fn program_runs(&mut self, node: usize, key: ExecutionKey) {
+        if self.is_rogue(node) {
+            return;
+        }
         let Some(index) = self.clients.job_of(key.job) else { return };
         let plan = self.plan.jobs[index].clone();
         let known = self.check.versions.entry((key.job, key.version)).or_default();
@@ -240,6 +250,20 @@ impl World {
         }
         if plan.retry_never {
             self.queue.push(self.now + SECOND, Event::Due(Due::Lease { node, key }));
+        }
+    }
+
+    /// Clocks that are said to differ do.
+    pub fn check_clocks(&mut self, node: usize, peer: PeerId, ahead_s: i64) {
+        let Some(peer) = self.index_of(peer).filter(|peer| !self.is_rogue(*peer)) else { return };
+        let wall = |node: usize| self.nodes[node].clock.read(self.now).wall / SECOND;
+        let really = wall(peer) as i64 - wall(node) as i64;
+        // A wall clock may have been set while the message was on its way.
+        if really.abs() < 100
+            && !self.plan.faults.iter().any(|fault| matches!(fault.what, Trouble::StepWall { .. }))
+        {
+            let found = format!("n{node} says that n{peer} is ahead by {ahead_s} s, not {really} s");
+            self.check.broken("clocks that are said to differ do", found);
         }
     }
 

@@ -359,6 +359,7 @@ impl Swarm {
                     local_bytes: 0,
                     cached: false,
                     hold_ms: 5000,
+                    skew_s: 0,
                 };
                 let jitter = self.rng.below(200 * MILLI);
                 self.deliver_to_owner(peer, Direct::Bid(bid), jitter, report);

@@ -6,6 +6,9 @@ use job::{Cid, JobId};
 use crate::sim::clock::{MILLI, SECOND};
 use crate::sim::world::{Event, World};
 
+/// No result is as large.
+const LARGEST_RESULT: u64 = 1 << 34;
+
 /// A result on its way to its owner.
 #[derive(Debug, Clone)]
 pub(in crate::sim) struct Copy {
@@ -34,7 +37,9 @@ impl World {
             shell.copied += 1;
             let copy = shell.copied;
             let inline = hold.blocks.iter().any(|block| block.cid == item.result.cid);
-            let pace = if inline || from == node { 0 } else { 20 * MILLI + item.result.size * 100 }; // 10 MB/s
+            // 10 MB/s; what is larger than any disk is refused as soon as its size is known.
+            let size = Some(item.result.size).filter(|size| *size < LARGEST_RESULT).unwrap_or(0);
+            let pace = if inline || from == node { 0 } else { 20 * MILLI + size * 100 };
             let (job, version, cid) = (hold.job, hold.version, item.result.cid);
             let (partition, attempt) = (item.partition, item.attempt);
             shell
@@ -58,7 +63,7 @@ impl World {
         let holder = &self.nodes[copy.from];
         let local = copy.inline || copy.from == node;
         let reachable =
-            local || (holder.answers() && self.net.up(node, copy.from) && self.net.dialable(node, copy.from));
+            local || (holder.answers() && self.sees(node, copy.from) && self.net.dialable(node, copy.from));
         let there = copy.inline || holder.holds(&copy.cid);
         let result = match (reachable, there) {
             (true, true) => Ok(()),

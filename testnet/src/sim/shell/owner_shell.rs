@@ -98,7 +98,7 @@ impl World {
         self.unwatch(node, 0);
         self.restore_owner(node);
         for peer in 0..self.nodes.len() {
-            if self.net.up(node, peer) && !self.nodes[node].down() {
+            if self.sees(node, peer) && !self.nodes[node].down() {
                 self.tell_owner_connected(node, peer);
             }
         }
@@ -174,6 +174,9 @@ impl World {
     }
 
     pub fn penalised(&mut self, node: usize, peer: job::PeerId, why: &str) {
+        if self.is_rogue_peer(peer) || self.is_rogue(node) {
+            return;
+        }
         let peer = self.index_of(peer);
         self.check.broken("honest peers are not penalised", format!("n{node} penalises {peer:?}: {why}"));
     }
@@ -183,11 +186,16 @@ impl World {
         let bytes = message.encode();
         self.check.sent(node, message, bytes.len());
         self.trace.bytes(&bytes);
+        if self.is_rogue(node) {
+            self.check.rogue_said(self.nodes[node].id, message);
+        }
         let Some(to) = self.index_of(to) else {
             return self.check.broken("messages go to peers that exist", format!("n{node} sends to {to}"));
         };
         if to == node {
             self.receive(node, node, &bytes);
+        } else if self.garbles(node, to, message, &bytes) {
+            self.trace.fact(to as u64);
         } else {
             self.transmit(node, to, Rc::from(bytes));
         }
@@ -199,11 +207,18 @@ impl World {
             return;
         }
         let id = self.nodes[from].id;
+        if self.is_rogue(to)
+            && let Ok(message) = Direct::decode(bytes)
+        {
+            self.rogue_hears(from, &message);
+        }
         match Direct::decode(bytes) {
             Ok(message) if message.is_for_owner() => {
                 self.tell_owner(to, owner::Input::Message { from: id, message })
             }
             Ok(message) => self.tell_worker(to, worker::Input::Message { from: id, message }),
+            // The host drops it, and holds it against its sender.
+            Err(_) if self.is_rogue(from) => {}
             Err(error) => {
                 self.check.broken("what a machine sends can be read", format!("n{from} to n{to}: {error}"))
             }

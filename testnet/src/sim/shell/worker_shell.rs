@@ -123,7 +123,7 @@ impl World {
         self.unwatch(node, 1);
         self.restore_worker(node);
         for peer in 0..self.nodes.len() {
-            if self.net.up(node, peer) && !self.nodes[node].down() {
+            if self.sees(node, peer) && !self.nodes[node].down() {
                 let id = self.nodes[peer].id;
                 self.tell_worker(node, worker::Input::Connected(id));
             }
@@ -166,8 +166,8 @@ impl World {
                 self.check_worker_sends(node, to, &message);
                 self.send(node, to, &message);
             }
-            Effect::Verdict { verdict, why, .. } => {
-                if verdict == worker::Verdict::Reject {
+            Effect::Verdict { verdict, relay, why, .. } => {
+                if verdict == worker::Verdict::Reject && !self.is_rogue_peer(relay) {
                     self.check.broken("honest announcements are not rejected", format!("n{node}: {why}"));
                 }
             }
@@ -187,6 +187,7 @@ impl World {
                 }
             }
             Effect::Penalise { peer, why } => self.penalised(node, peer, why),
+            Effect::ClockDiffers { peer, ahead_s } => self.check_clocks(node, peer, ahead_s),
         }
     }
 
@@ -197,6 +198,9 @@ impl World {
         }
         if self.nodes[to].asleep() {
             return self.nodes[to].backlog.push(Event::Announced { to, relay, class, bytes });
+        }
+        if self.is_rogue(to) {
+            self.rogue_reads(&bytes);
         }
         let relay = self.nodes[relay].id;
         let shell = &mut self.nodes[to].worker;
