@@ -340,7 +340,12 @@ impl Forger {
             epoch: self.any_epoch(),
             outcome,
             result: self.rng.chance(800).then_some(result),
-            usage: Usage { cpu_ms: self.number(), memory: self.number(), disk: self.number() },
+            usage: Usage {
+                cpu_ms: self.number(),
+                memory: self.number(),
+                disk: self.number(),
+                unkept: self.number(),
+            },
             started_ms: self.number(),
             ran_ms: self.number(),
         }
