@@ -101,20 +101,31 @@ impl Progress {
     pub fn on_execution(&mut self, execution: &Value) {
         let partition = number(execution, &["PartitionIndex"]);
         let place = short_peer(text(execution, &["NodeID"]));
-        let line = format!("partition {partition} on {place}: {}", text(execution, &["Message"]));
+        let doing = text(execution, &["Message"]);
+        let line = format!("partition {partition} on {place}: {doing}");
         if self.detail == Detail::Troubles && self.partitions <= FEW_PARTITIONS {
             // Until the job's own output comes.
-            return self.line.draw(&printable(&line).chars().take(LINE).collect::<String>());
+            return self.line.draw(&one_line(&line));
         }
-        self.detail_line(line);
+        // How far it is, is drawn where lines are drawn over, and said once elsewhere.
+        let kind: String = doing.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        self.detail_as(line, format!("{partition} {place} {kind}"));
     }
 
     /// A line for those who want to see everything.
     fn detail_line(&mut self, line: String) {
-        if self.detail != Detail::Full || self.told.len() >= TOLD || !self.told.insert(line.clone()) {
+        self.detail_as(line.clone(), line);
+    }
+
+    /// The same, said only if nothing was of this kind.
+    fn detail_as(&mut self, line: String, kind: String) {
+        if self.detail != Detail::Full {
             return;
         }
-        if !self.line.may_draw() {
+        let is_new = self.told.len() < TOLD && self.told.insert(kind);
+        if self.line.may_draw() {
+            self.line.draw(&one_line(&line));
+        } else if is_new {
             self.tell(&line);
         }
         self.last = line;
@@ -204,8 +215,12 @@ fn status_line(word: &str, state: &Value, last: &str) -> String {
     if !last.is_empty() {
         line = format!("{line} · {last}");
     }
-    // A longer line would wrap, and then could not be drawn over.
-    printable(&line).replace(['\n', '\t'], " ").chars().take(LINE).collect()
+    one_line(&line)
+}
+
+/// A line as it can be drawn over.
+fn one_line(line: &str) -> String {
+    printable(line).replace(['\n', '\t'], " ").chars().take(LINE).collect()
 }
 
 #[cfg(test)]

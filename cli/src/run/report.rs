@@ -137,7 +137,9 @@ fn where_it_ran(job: &Value) -> String {
         [only] => format!("ran on {only}"),
         many => format!("ran on {} nodes", many.len()),
     };
-    let code = exit_code(executions).map_or_else(String::new, |code| format!(", exit code {code}"));
+    // A fault is no exit.
+    let code = exit_code(executions).filter(|code| *code >= 0);
+    let code = code.map_or_else(String::new, |code| format!(", exit code {code}"));
     let id = short_id(text(job, &["Job", "ID"]));
     format!("{id} {place}{code}, {} in {}", job_state(&job["Job"]), took(job))
 }
@@ -154,7 +156,7 @@ fn why(job: &Value) -> String {
         ("", Some(execution)) => text(execution, &["ComputeState", "Message"]),
         (message, _) => message,
     };
-    let code = exit_code(executions).filter(|code| *code != 0 && !reason.contains("exit"));
+    let code = exit_code(executions).filter(|code| *code > 0 && !reason.contains("exit"));
     let code = code.map_or_else(String::new, |code| format!(" (exit code {code})"));
     let separator = if reason.is_empty() { "" } else { ": " };
     format!("job {} {}{separator}{reason}{code}", short_id(id), state.to_lowercase())

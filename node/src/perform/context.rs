@@ -122,7 +122,7 @@ impl Contexts {
             words.truncate(INPUTS_AT_ONCE);
             words.push("more".to_owned());
         }
-        if words.is_empty() { String::new() } else { format!("fetching {}", words.join(", ")) }
+        words.join(", ")
     }
 
     fn coming(&self) -> MutexGuard<'_, BTreeMap<Key, Vec<Coming>>> {
@@ -158,10 +158,17 @@ impl Coming {
     fn describe(&self) -> String {
         let progress = *self.progress.borrow();
         match progress.total_bytes {
-            Some(total) => format!("{} ({} of {total} bytes)", self.cid, progress.bytes.min(total)),
-            None => format!("{} (not found yet)", self.cid),
+            Some(total) => {
+                format!("fetching {} of {} of {}", shown(progress.bytes.min(total)), shown(total), self.cid)
+            }
+            None => format!("looking for {}", self.cid),
         }
     }
+}
+
+fn shown(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes < MIB { format!("{bytes} B") } else { format!("{} MiB", bytes / MIB) }
 }
 
 async fn make(bench: &Bench, order: &Start, comes: &(dyn Fn(Coming) + Sync)) -> Result<Parts, Fault> {
