@@ -27,7 +27,8 @@ use super::{Keeper, incomplete};
 const TABLE: Table = Table::new("parked");
 /// The form of its rows.
 const SCHEMA: u32 = 1;
-/// Results of one batch at the most: more are stored in one go anyway, and would be written twice.
+/// Results of one batch, and batches that are parked, at the most: many are stored in one go anyway, and a node that is
+/// busy would only write them twice.
 pub const FEW: usize = 16;
 /// Bytes of blocks that are parked together; beyond, results go straight into the store.
 const MOST_BYTES: usize = 16 << 20;
@@ -130,7 +131,7 @@ impl Parked {
         }
         let number = {
             let mut state = self.lock();
-            if state.bytes.saturating_add(results.bytes()) > MOST_BYTES {
+            if state.results.len() >= FEW || state.bytes.saturating_add(results.bytes()) > MOST_BYTES {
                 return None;
             }
             state.next += 1;
