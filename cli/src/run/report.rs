@@ -42,7 +42,7 @@ pub fn ended(job: &Value, plan: &Plan, notes: Notes) -> Result<(), Failure> {
 }
 
 /// The partitions that printed more than is kept, in words; many of them in one line.
-pub fn cut_short(executions: &[Value]) -> Vec<String> {
+fn cut_short(executions: &[Value]) -> Vec<String> {
     let deciding = deciding_executions(executions);
     let cut: Vec<(i64, i64)> = deciding
         .iter()

@@ -120,10 +120,14 @@ impl Parked {
         blocks: &[gossip::message::Block],
         batch: &mut Batch,
     ) -> Option<Staged> {
+        let Keeper::Job(job, version) = keeper else { return None };
+        // Looked at first: a busy node stores most results at once, and they are checked there.
+        if !self.has_room(blocks.iter().map(|given| given.bytes.len()).sum()) {
+            return None;
+        }
         if blocks.iter().any(|given| block::verify(&given.cid, &given.bytes).is_err()) {
             return None;
         }
-        let Keeper::Job(job, version) = keeper else { return None };
         let results = Results::new(keeper, roots.to_vec(), blocks);
         let whole: Vec<Block> = results.blocks().collect();
         if !incomplete(&whole, roots).is_empty() {
@@ -131,9 +135,6 @@ impl Parked {
         }
         let number = {
             let mut state = self.lock();
-            if state.results.len() >= FEW || state.bytes.saturating_add(results.bytes()) > MOST_BYTES {
-                return None;
-            }
             state.next += 1;
             state.next
         };
@@ -142,6 +143,11 @@ impl Parked {
         let row = cbor4ii::serde::to_vec(Vec::new(), &row).ok()?;
         batch.put(TABLE, number.to_be_bytes(), row);
         Some(Staged(number, Arc::new(results)))
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        let state = self.lock();
+        state.results.len() < FEW && state.bytes.saturating_add(bytes) <= MOST_BYTES
     }
 
     /// Parks what a transaction has written.
