@@ -32,7 +32,10 @@ use crate::record::{Kind, Record};
 pub use types::{
     Counters, Effect, Held, Hold, HoldItem, Identity, Input, Keep, NewJob, Refusal, Settings, StopRefusal,
 };
-pub use view::{ExecutionView, Fault, HistoryEvent, JobSummary, JobView, Level};
+pub use view::{
+    ExecutionView, Fault, HistoryEvent, HistoryLine, JobHead, JobReader, JobSummary, JobView, Level,
+    StoredJob,
+};
 
 /// Longest nonce of a job.
 const MAX_NONCE: usize = 64;
@@ -134,26 +137,14 @@ impl Owner {
         self.find(id, None).map(|job| view::summarise(&job.ledger, job.open_count()))
     }
 
-    /// A job version in memory; the newest without a version.
+    /// A job version in memory, to read from; the newest without a version.
+    pub fn reader(&self, id: JobId, version: Option<u32>) -> Option<JobReader<'_>> {
+        self.find(id, version).map(|job| JobReader::live(job, self.core.me()))
+    }
+
+    /// The whole of a job version in memory; the newest without a version.
     pub fn view(&self, id: JobId, version: Option<u32>) -> Option<JobView> {
-        self.find(id, version).map(|job| view::view(&job.ledger, job.open_count(), Some(self.core.me())))
-    }
-
-    /// History of the newest version of a job in memory: at most so many events with a number above `seq`.
-    pub fn history_since(&self, id: JobId, seq: u64, limit: usize) -> Vec<HistoryEvent> {
-        self.find(id, None).map_or_else(Vec::new, |job| view::history(&job.ledger, seq, limit))
-    }
-
-    /// Executions of the newest version of a job in memory, from a partition on, at most so many.
-    pub fn executions(&self, id: JobId, first_partition: u32, limit: usize) -> Vec<ExecutionView> {
-        let me = Some(self.core.me());
-        self.find(id, None)
-            .map_or_else(Vec::new, |job| view::executions(&job.ledger, first_partition, limit, me))
-    }
-
-    /// Who offered to run partitions of the newest version of a job in memory, and how many at once.
-    pub fn bidders(&self, id: JobId) -> Vec<(::job::PeerId, u32)> {
-        self.find(id, None).map_or_else(Vec::new, job::Job::bidders)
+        self.reader(id, version).map(|reader| reader.view())
     }
 
     fn find(&self, id: JobId, version: Option<u32>) -> Option<&job::Job> {

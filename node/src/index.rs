@@ -10,6 +10,7 @@ use job::state::JobState;
 use tokio::sync::{Notify, watch};
 
 use crate::locate::Heard;
+use crate::read::recent::Recent;
 use crate::submit::naming::Claims;
 
 /// Hex digits that are enough to name a job by the beginning of its id, as in Bacalhau.
@@ -42,6 +43,8 @@ pub struct Index {
     pub claims: Claims,
     /// What users called jobs of other peers.
     pub heard: Heard,
+    /// Ended jobs that somebody reads.
+    pub recent: Recent,
     jobs: RwLock<BTreeMap<JobId, Entry>>,
     bell: watch::Sender<u64>,
     forgotten: Notify,
@@ -66,6 +69,7 @@ impl Default for Index {
         Index {
             claims: Claims::default(),
             heard: Heard::default(),
+            recent: Recent::default(),
             jobs: RwLock::default(),
             bell: watch::channel(0).0,
             forgotten: Notify::new(),
@@ -140,6 +144,7 @@ impl Index {
             }
         }
         drop(jobs);
+        self.recent.forget(job, version);
         self.ring();
         self.forgotten.notify_one();
     }

@@ -9,7 +9,7 @@ mod piece;
 mod source;
 mod tail;
 
-use gossip::owner::{ExecutionView, JobView};
+use gossip::owner::{ExecutionView, JobSummary};
 use job::JobId;
 
 use crate::api::error::ApiError;
@@ -49,19 +49,24 @@ impl Wanted {
 
 /// Checks that there is what a client wants to see; gives the version of the job that it is about.
 pub async fn check(app: &App, job: JobId, wanted: &Wanted) -> Result<u32, ApiError> {
-    let view = read::view(app, job, wanted.version).await?;
-    check_view(&view, wanted)?;
-    Ok(view.summary.version)
+    let named = wanted.execution.is_some().then(|| wanted.clone());
+    let (summary, is_there) = read::with(app, job, wanted.version, move |job| {
+        let is_wanted = |named: Wanted| job.executions(0..usize::MAX).any(|one| named.wants(&one));
+        (job.summary(), named.is_none_or(is_wanted))
+    })
+    .await?;
+    check_found(&summary, wanted, is_there)?;
+    Ok(summary.version)
 }
 
-fn check_view(view: &JobView, wanted: &Wanted) -> Result<(), ApiError> {
-    let (job, count) = (view.summary.id, view.summary.count);
+fn check_found(summary: &JobSummary, wanted: &Wanted, is_there: bool) -> Result<(), ApiError> {
+    let (job, count) = (summary.id, summary.count);
     if let Some(partition) = wanted.partition.filter(|partition| count > 0 && *partition >= count) {
         return Err(ApiError::not_found(format!("partition not found: {partition} of job {job}"))
             .hint(format!("it has the partitions 0 to {}", count - 1)));
     }
     if let Some(execution) = &wanted.execution
-        && !view.executions.iter().any(|one| wanted.wants(one))
+        && !is_there
     {
         let of = wanted.partition.map_or(String::new(), |partition| format!("partition {partition} of "));
         return Err(ApiError::not_found(format!("execution not found: {execution} of {of}job {job}"))

@@ -192,8 +192,8 @@ impl Perform<Owner> for OwnerEffects {
         for summary in machine.jobs() {
             let known = self.index.get(summary.id).map(|line| line.summary.version);
             if known.is_none_or(|version| version < summary.version) {
-                let view = machine.view(summary.id, Some(summary.version));
-                let spec = view.and_then(|view| crate::view::spec(&view).ok());
+                let job = machine.reader(summary.id, Some(summary.version));
+                let spec = job.and_then(|job| crate::read::spec(&job.head()).ok());
                 self.index.add(Line { summary, labels: spec.map(|spec| spec.labels).unwrap_or_default() });
             }
         }

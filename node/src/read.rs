@@ -1,52 +1,114 @@
 //! Reading jobs: from the machine while they are in its memory, from records after.
 
-use std::ops::Bound;
+pub mod recent;
 
-use gossip::owner::{ExecutionView, HistoryEvent, JobSummary, JobView};
-use gossip::record::{Kind, Record, RecordKey};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use gossip::owner::{ExecutionView, JobHead, JobReader, StoredJob};
+use gossip::record::{Kind, Record, RecordKey, RestoreError};
 use job::{JobId, JobSpec};
 use storage::records::{Records, RecordsError, Table};
 
 use crate::api::error::ApiError;
 use crate::state::App;
-use crate::view::{self, Excerpt, OUTPUT_BYTES, Output};
+use crate::view::{Excerpt, OUTPUT_BYTES, Output};
 
 /// Records read from the database at once.
 const PAGE: usize = 1024;
 /// What the keys of all records of a job version begin with: job and version.
 const VERSION_BYTES: usize = 20;
+/// The kinds of records that the head of a job version is in.
+pub const HEAD: &[Kind] = &[Kind::Job, Kind::State, Kind::Spec];
 /// What those of one kind begin with.
 const KIND_BYTES: usize = VERSION_BYTES + 1;
 
-/// A job version; the newest without a version.
-pub async fn view(app: &App, job: JobId, version: Option<u32>) -> Result<JobView, ApiError> {
-    let live = app.owner.ask(move |owner| owner.view(job, version)).await.map_err(|_| stopping())?;
-    if let Some(view) = live {
-        return Ok(view);
+/// Reads a job version where it is, in the machine or from its record; the newest without a version.
+///
+/// `read` must be quick: while it looks at a job that goes on, the machine stands still.
+pub async fn with<T: Send + 'static>(
+    app: &App,
+    job: JobId,
+    version: Option<u32>,
+    read: impl FnOnce(JobReader<'_>) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let asked = app.owner.ask(move |owner| match owner.reader(job, version) {
+        Some(live) => Ok(read(live)),
+        None => Err(read),
+    });
+    let read = match asked.await.map_err(|_| stopping())? {
+        Ok(done) => return Ok(done),
+        Err(read) => read,
+    };
+    let (records, index, me) = (app.records.clone(), Arc::clone(&app.index), app.me);
+    let stored = tokio::task::spawn_blocking(move || {
+        let Some(kept) = version_kept(&records, job, version)? else { return Ok(None) };
+        let stored = match index.recent.find(kept) {
+            Some(stored) => stored,
+            None => match StoredJob::from_records(kept.all(&records)?, me).map_err(Unreadable::Damaged)? {
+                Some(stored) => index.recent.keep(kept, stored),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(read(stored.reader())))
+    });
+    match stored.await.map_err(|error| unreadable(&error))? {
+        Ok(found) => found.ok_or_else(|| missing(&job.to_string(), version)),
+        Err(error) => Err(unreadable::<Unreadable>(&error)),
+    }
+}
+
+/// A job version without its executions and its history; the newest without a version.
+pub async fn head(app: &App, job: JobId, version: Option<u32>) -> Result<JobHead, ApiError> {
+    let live = app.owner.ask(move |owner| owner.reader(job, version).map(|job| job.head()));
+    if let Some(live) = live.await.map_err(|_| stopping())? {
+        return Ok(live);
     }
     let records = app.records.clone();
-    let stored = tokio::task::spawn_blocking(move || stored(&records, job, version))
-        .await
-        .map_err(|error| ApiError::internal("reading the job's record", &error))??;
-    let mut view = stored.ok_or_else(|| missing(&job.to_string(), version))?;
-    for execution in view.executions.iter_mut().filter(|one| one.held && one.result.is_some()) {
-        execution.holders = vec![app.me];
+    let stored = tokio::task::spawn_blocking(move || {
+        let Some(kept) = version_kept(&records, job, version)? else { return Ok(None) };
+        JobHead::from_records(kept.of_kinds(&records, HEAD)?).map_err(Unreadable::Damaged)
+    });
+    match stored.await.map_err(|error| unreadable(&error))? {
+        Ok(found) => found.ok_or_else(|| missing(&job.to_string(), version)),
+        Err(error) => Err(unreadable::<Unreadable>(&error)),
     }
-    Ok(view)
 }
 
 /// The versions of a job that are known, oldest first.
-pub async fn versions(app: &App, job: JobId) -> Result<Vec<JobView>, ApiError> {
-    let newest = view(app, job, None).await?.summary.version;
+pub async fn versions(app: &App, job: JobId) -> Result<Vec<JobHead>, ApiError> {
+    let newest = head(app, job, None).await?.summary.version;
     let mut versions = Vec::new();
     for version in 1..=newest {
-        match view(app, job, Some(version)).await {
-            Ok(view) => versions.push(view),
+        match head(app, job, Some(version)).await {
+            Ok(head) => versions.push(head),
             Err(error) if error.code == "NotFound" => {}
             Err(error) => return Err(error),
         }
     }
     Ok(versions)
+}
+
+/// Why a record says nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("the database cannot be read")]
+    Records(#[from] RecordsError),
+    #[error("the record is damaged")]
+    Damaged(#[source] RestoreError),
+}
+
+fn unreadable<E: std::error::Error>(error: &E) -> ApiError {
+    ApiError::internal("reading the job's record", error)
+}
+
+/// The version of a job that is meant, as far as there is a record of it.
+fn version_kept(records: &Records, job: JobId, version: Option<u32>) -> Result<Option<Kept>, RecordsError> {
+    if let Some(version) = version {
+        return Ok(Some(Kept { job, version }));
+    }
+    let of_job = versions_from(records, Some(job.0.to_vec()));
+    of_job.take_while(|kept| kept.as_ref().map_or(true, |kept| kept.job == job)).last().transpose()
 }
 
 /// 404 for a job: never heard of, or forgotten.
@@ -62,20 +124,6 @@ const GONE: &str = "`cardume job list --all` shows a node's jobs; those that end
 /// 503 while the node stops.
 pub fn stopping() -> ApiError {
     ApiError::unavailable("the node is stopping")
-}
-
-fn stored(records: &Records, job: JobId, version: Option<u32>) -> Result<Option<JobView>, ApiError> {
-    let all = of_job(records, job).map_err(|error| ApiError::internal("reading the job's record", &error))?;
-    let wanted = version.or_else(|| all.iter().map(|record| record.key.version).max());
-    let of_version = all.into_iter().filter(|record| Some(record.key.version) == wanted);
-    JobView::from_records(of_version).map_err(|error| ApiError::internal("reading the job's record", &error))
-}
-
-/// All records of one job.
-pub fn of_job(records: &Records, job: JobId) -> Result<Vec<Record>, RecordsError> {
-    let mut found = Vec::new();
-    all(records, Table::OWNER, &job.0, &mut |record| found.push(record))?;
-    Ok(found)
 }
 
 /// Reads every record of a table whose key begins so, page by page. Keys that are none of ours are skipped.
@@ -147,7 +195,14 @@ impl Kept {
 
 /// The job versions in the owner's table, by one look-up each, however many records they have.
 pub fn versions_kept(records: &Records) -> impl Iterator<Item = Result<Kept, RecordsError>> {
-    let mut after: Option<Vec<u8>> = None;
+    versions_from(records, None)
+}
+
+/// The same from a key on.
+fn versions_from(
+    records: &Records,
+    mut after: Option<Vec<u8>>,
+) -> impl Iterator<Item = Result<Kept, RecordsError>> {
     std::iter::from_fn(move || {
         loop {
             let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -170,9 +225,9 @@ pub fn versions_kept(records: &Records) -> impl Iterator<Item = Result<Kept, Rec
     })
 }
 
-/// The spec of a job in a view.
-pub fn spec(view: &JobView) -> Result<JobSpec, ApiError> {
-    view::spec(view).map_err(|error| ApiError::internal("reading the job's spec", &error))
+/// The spec of a job. It was checked before it became a job, so an error means a damaged record.
+pub fn spec(job: &JobHead) -> Result<JobSpec, ApiError> {
+    JobSpec::from_canonical(&job.spec).map_err(|error| ApiError::internal("reading the job's spec", &error))
 }
 
 /// The beginning of what an execution printed, as far as its result is on this node.
@@ -184,31 +239,6 @@ pub async fn output(app: &App, execution: &ExecutionView) -> Output {
         read.map(|(bytes, length)| Excerpt::new(&bytes, length)).unwrap_or_default()
     };
     Output { stdout: excerpt(stdout), stderr: excerpt(stderr) }
-}
-
-/// What is new about a job since a sequence number: its summary, and at most `limit` lines of history.
-pub async fn since(
-    app: &App,
-    job: JobId,
-    seq: u64,
-    limit: usize,
-) -> Result<(JobSummary, Vec<HistoryEvent>), ApiError> {
-    let live = app
-        .owner
-        .ask(move |owner| Some((owner.summary(job)?, owner.history_since(job, seq, limit))))
-        .await
-        .map_err(|_| stopping())?;
-    if let Some(news) = live {
-        return Ok(news);
-    }
-    let view = view(app, job, None).await?;
-    let lines = view.history.into_iter().filter(|line| line.seq > seq).take(limit).collect();
-    Ok((view.summary, lines))
-}
-
-/// A job version without its executions and history, as far as that is cheaper.
-pub async fn head(app: &App, job: JobId, version: Option<u32>) -> Result<JobView, ApiError> {
-    view(app, job, version).await
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A shell owns its machine. It waits for the first of stop, timer and input, takes everything else that
 //! already waits, lets the machine handle it all, writes what must be durable in one transaction and only
-//! then performs the rest, in order. Batches form by themselves under load; a lone input waits for nothing.
+//! then performs the rest, in order, and answers questions. Batches form by themselves under load; a lone input waits
+//! for nothing.
 //! When the transaction fails nothing is performed: what the machine had begun is ended, the database
 //! reopened, the machine restored from what it last made durable, and told again what no record holds.
 
@@ -74,7 +75,7 @@ pub trait Perform<M: Machine>: Send + 'static {
     fn revived(&mut self, machine: &M);
 }
 
-/// A question that reads the machine between two batches.
+/// A question that reads the machine after a batch: what it is told cannot be lost any more.
 type Question<M> = Box<dyn FnOnce(&M) + Send>;
 
 enum Work<M: Machine> {
@@ -120,7 +121,8 @@ impl<M: Machine> Handle<M> {
         self.own.send(input).map_err(|_| Gone)
     }
 
-    /// Reads the machine. Dropping the future forgets the answer.
+    /// Reads the machine, after the inputs that were handed over before and only once what these changed is durable.
+    /// Dropping the future forgets the answer.
     pub async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&M) -> T + Send + 'static,
@@ -250,6 +252,7 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), RestoreError> {
         let Some(mut machine) = self.begin(&cancel).await? else { return Ok(()) };
         let mut waiting = Vec::with_capacity(AT_ONCE);
+        let mut asked: Vec<Question<M>> = Vec::new();
         let mut out = Vec::new();
         loop {
             let wakeup = machine.next_wakeup().map(clock::instant);
@@ -274,7 +277,7 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
                         trace!(machine = M::NAME, ?input, "handle");
                         machine.handle(now, input, &mut out);
                     }
-                    Work::Question(question) => question(&machine),
+                    Work::Question(question) => asked.push(question),
                 }
             }
             machine.settle(now, &mut out);
@@ -295,13 +298,17 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
                 false => self.finish(std::mem::take(&mut out), batch).await,
             };
             match done {
-                Ok(()) if stopping => return Ok(()),
-                Ok(()) => {}
+                Ok(()) => {
+                    asked.drain(..).for_each(|question| question(&machine));
+                    if stopping {
+                        return Ok(());
+                    }
+                }
                 Err(Failed { error, .. }) if stopping => {
                     warn!(machine = M::NAME, %error, "the last changes could not be written");
                     return Ok(());
                 }
-                Err(failed) => match self.recover(failed, &cancel).await? {
+                Err(failed) => match self.recover(failed, std::mem::take(&mut asked), &cancel).await? {
                     Some(restored) => machine = restored,
                     None => return Ok(()),
                 },
@@ -314,7 +321,7 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
         let (machine, effects) = (self.restore)(&self.records, clock::now())?;
         match self.finish(effects, Batch::default()).await {
             Ok(()) => Ok(Some(machine)),
-            Err(failed) => self.recover(failed, cancel).await,
+            Err(failed) => self.recover(failed, Vec::new(), cancel).await,
         }
     }
 
@@ -340,10 +347,12 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
     /// The machine from its records after a transaction failed; `None` when the node stops first.
     ///
     /// A database that cannot be used (a full disk, a disk that is gone) is tried again until it can; what
-    /// waits meanwhile waits in its bounded queue, and questions are answered as soon as it can be read.
+    /// waits meanwhile waits in its bounded queue, and questions, first those that were `asked` before it failed, are
+    /// answered as soon as it can be read.
     async fn recover(
         &mut self,
         mut failed: Failed<M>,
+        mut asked: Vec<Question<M>>,
         cancel: &CancellationToken,
     ) -> Result<Option<M>, RestoreError> {
         error!(machine = M::NAME, error = %chain(&failed.error), "the record could not be written; restoring");
@@ -357,10 +366,14 @@ impl<M: Machine, P: Perform<M>> Shell<M, P> {
                 Revival::Back(machine) => {
                     info!(machine = M::NAME, "the record can be written again");
                     self.perform.revived(&machine);
+                    asked.into_iter().for_each(|question| question(&machine));
                     return Ok(Some(machine));
                 }
                 Revival::NotYet(again, machine) => (again, machine),
             };
+            if let Some(machine) = &machine {
+                asked.drain(..).for_each(|question| question(machine));
+            }
             failed = again;
             warn!(machine = M::NAME, error = %chain(&failed.error), "the record cannot be used yet; trying again");
             tokio::select! {
@@ -499,7 +512,8 @@ mod tests {
         restored: Arc<AtomicUsize>,
         cancel: CancellationToken,
         shell: tokio::task::JoinHandle<Result<(), RestoreError>>,
-        dir: tempfile::TempDir,
+        records: Records,
+        _dir: tempfile::TempDir,
     }
 
     /// A shell whose database cannot be read in the restorations with these numbers; the first has number 0.
@@ -520,8 +534,9 @@ mod tests {
         });
         let (handle, queue) = channel();
         let cancel = CancellationToken::new();
-        let shell = Shell { queue, records, restore, perform: seen.clone() }.run(cancel.clone());
-        Running { full, handle, seen, restored, cancel, shell: tokio::spawn(shell), dir }
+        let shell = Shell { queue, records: records.clone(), restore, perform: seen.clone() };
+        let shell = tokio::spawn(shell.run(cancel.clone()));
+        Running { full, handle, seen, restored, cancel, shell, records, _dir: dir }
     }
 
     impl Running {
@@ -553,6 +568,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_read_of_a_machine_is_durable() {
+        let running = running(0..0);
+        let asked: Vec<_> = (1..4)
+            .map(|add| {
+                assert!(running.handle.try_input(add));
+                let handle = running.handle.clone();
+                let records = running.records.clone();
+                tokio::spawn(async move {
+                    let ask =
+                        handle.ask(move |machine| (machine.0, records.get(Table::OWNER, b"count").unwrap()));
+                    ask.await.unwrap()
+                })
+            })
+            .collect();
+        for asked in asked {
+            let (count, stored) = asked.await.unwrap();
+            assert_eq!(stored, Some(count.to_be_bytes().into()));
+        }
+        // Also where the transaction fails.
+        assert!(running.handle.try_input(UNWRITABLE));
+        assert_eq!(running.count().await, 6);
+    }
+
+    #[tokio::test]
     async fn what_a_transaction_carries_out_itself_is_in_it_with_what_follows() {
         let running = running(0..0);
         running.handle.input(ABSORBED).await.unwrap();
@@ -563,7 +602,7 @@ mod tests {
         running.shell.await.unwrap().unwrap();
         let said = Seen::Performed(vec![Effect::Say(ABSORBED + 1)]);
         assert_eq!(*running.seen.0.lock().unwrap(), [said]);
-        let records = Records::open(running.dir.path()).unwrap();
+        let records = &running.records;
         assert_eq!(records.get(Table::NODE, b"said").unwrap(), Some(ABSORBED.to_be_bytes().into()));
         assert_eq!(records.get(Table::OWNER, b"count").unwrap(), Some((ABSORBED + 1).to_be_bytes().into()));
     }

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use engines::{Engine, WasmEngine};
 use gossip::crypto::Ed25519;
-use gossip::owner::{JobSummary, JobView};
-use gossip::record::Kind;
+use gossip::owner::{JobHead, StoredJob};
 use job::{PeerId, Resources};
 use p2p::{Host, Identity};
 use storage::records::{Records, RecordsError};
@@ -296,6 +295,8 @@ impl Building {
         load_index(&app)?;
         let (shells, shells_cancel, ended) = run_machines(&app, &who, net.clone(), owner_queue, worker_queue);
         app.tracker.spawn(sweep::run(Arc::clone(&app)));
+        let (index, until_stopped) = (Arc::clone(&app.index), app.cancel.clone());
+        app.tracker.spawn(async move { until_stopped.run_until_cancelled(index.recent.tidy()).await });
         let ready = serve(&app, net, listeners, events).await?;
         info!(peer = %ready.peer, swarm = %ready.swarm, api = ready.api, "serving");
         let engine = engine.map(|engine| engine as Arc<dyn Engine>);
@@ -533,7 +534,7 @@ fn empty_dir(path: &Path) -> Result<(), StartError> {
 /// The jobs of earlier runs, from their records: of those that ended, only what a list shows is read.
 fn load_index(app: &App) -> Result<(), StartError> {
     for version in read::versions_kept(&app.records) {
-        match line(&app.records, version?)? {
+        match line(&app.records, version?, app.me)? {
             Ok(Some(line)) => app.index.add(line),
             Ok(None) => {}
             Err(error) => warn!(%error, "a job's record cannot be read"),
@@ -545,19 +546,20 @@ fn load_index(app: &App) -> Result<(), StartError> {
 
 type ReadLine = Result<Option<Line>, gossip::record::RestoreError>;
 
-fn line(records: &Records, version: read::Kept) -> Result<ReadLine, RecordsError> {
-    let short = version.of_kinds(records, &[Kind::Job, Kind::State, Kind::Spec])?;
-    let ended = match JobSummary::from_records(short.iter().cloned()) {
-        Ok(Some(summary)) => Some(summary).filter(|summary| summary.state.is_terminal()),
+fn line(records: &Records, version: read::Kept, me: PeerId) -> Result<ReadLine, RecordsError> {
+    let mut head = match JobHead::from_records(version.of_kinds(records, read::HEAD)?) {
+        Ok(Some(head)) => head,
         Ok(None) => return Ok(Ok(None)),
         Err(error) => return Ok(Err(error)),
     };
-    // Of a job that goes on, where its partitions are is known by all of its records.
-    let read = if ended.is_some() { short } else { version.all(records)? };
-    Ok(JobView::from_records(read).map(|view| {
-        view.map(|view| {
-            let labels = crate::view::spec(&view).map(|spec| spec.labels).unwrap_or_default();
-            Line { summary: ended.unwrap_or(view.summary), labels }
-        })
-    }))
+    if !head.summary.state.is_terminal() {
+        // Of a job that goes on, where its partitions are is known by all of its records.
+        match StoredJob::from_records(version.all(records)?, me) {
+            Ok(Some(stored)) => head = stored.reader().head(),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    let labels = read::spec(&head).map(|spec| spec.labels).unwrap_or_default();
+    Ok(Ok(Some(Line { summary: head.summary, labels })))
 }

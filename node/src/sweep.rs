@@ -186,8 +186,14 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(app.index.get(id), None);
-        assert_eq!(read::of_job(&app.records, id).unwrap(), []);
-        assert_eq!(read::view(app, id, None).await.unwrap_err().code, "NotFound");
+        let mut left = Vec::new();
+        read::all(&app.records, Table::OWNER, &id.0, &mut |record| left.push(record)).unwrap();
+        assert_eq!(left, []);
+        for version in [None, Some(1)] {
+            assert_eq!(read::head(app, id, version).await.unwrap_err().code, "NotFound");
+            let read = read::with(app, id, version, |job| job.summary()).await;
+            assert_eq!(read.unwrap_err().code, "NotFound");
+        }
         node.stop().await;
     }
 

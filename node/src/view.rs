@@ -1,6 +1,6 @@
 //! Jobs, executions and history in the JSON shapes of Bacalhau's API, with what ours adds.
 
-use gossip::owner::{ExecutionView, HistoryEvent, JobSummary, JobView, Level};
+use gossip::owner::{ExecutionView, HistoryEvent, JobHead, JobSummary, Level};
 use job::JobSpec;
 use job::state::{DesiredState, ExecutionState};
 use serde_json::{Value, json};
@@ -50,7 +50,8 @@ impl Output {
 }
 
 /// A job as `GET /orchestrator/jobs/:id` has it.
-pub fn job(spec: &JobSpec, summary: &JobSummary, revision: u64, owner: job::PeerId) -> Value {
+pub fn job(spec: &JobSpec, head: &JobHead, owner: job::PeerId) -> Value {
+    let summary = &head.summary;
     let mut value = spec.to_api_json();
     value["ID"] = summary.id.to_string().into();
     if spec.name.is_empty() {
@@ -60,7 +61,7 @@ pub fn job(spec: &JobSpec, summary: &JobSummary, revision: u64, owner: job::Peer
     value["Meta"]["bacalhau.org/orchestrator.id"] = owner.to_string().into();
     value["State"] = state(summary);
     value["Version"] = summary.version.into();
-    value["Revision"] = revision.into();
+    value["Revision"] = head.revision.into();
     value["CreateTime"] = summary.created.into();
     value["ModifyTime"] = summary.modified.into();
     value
@@ -153,7 +154,7 @@ fn desired(state: DesiredState) -> Value {
 }
 
 /// One line of history.
-pub fn history(event: &HistoryEvent, job: &JobSummary) -> Value {
+pub fn history(event: HistoryEvent, job: &JobSummary) -> Value {
     let level = match event.level {
         Level::Job => "JobLevel",
         Level::Execution => "ExecutionLevel",
@@ -171,7 +172,7 @@ pub fn history(event: &HistoryEvent, job: &JobSummary) -> Value {
         "Time": rfc3339(event.time),
     });
     // Bacalhau's details are texts.
-    let mut details = event.details.clone();
+    let mut details = event.details;
     if let Some(execution) = event.execution {
         line["ExecutionID"] = execution.id().to_string().into();
         details.insert("PartitionIndex".to_owned(), execution.partition.to_string());
@@ -181,11 +182,6 @@ pub fn history(event: &HistoryEvent, job: &JobSummary) -> Value {
         line["Event"]["Details"] = json!(details);
     }
     line
-}
-
-/// The spec inside a view. It was checked before it became a job, so an error means a damaged record.
-pub fn spec(view: &JobView) -> Result<JobSpec, job::spec::CanonicalError> {
-    JobSpec::from_canonical(&view.spec)
 }
 
 #[cfg(test)]

@@ -66,7 +66,8 @@ pub(super) struct Ledger {
     pub(super) modified: u64,
     pub(super) revision: u64,
     pub(super) lines: Vec<StateRecord>,
-    pub(super) workers: Vec<PeerId>,
+    /// Each with its name as text: every line of the history has one, and it is dear to make.
+    workers: Vec<(PeerId, Box<str>)>,
     worker_index: BTreeMap<PeerId, u32>,
     pub(super) executions: BTreeMap<Part, Execution>,
     pub(super) history: BTreeMap<u64, Line>,
@@ -200,13 +201,17 @@ impl Ledger {
             return *index;
         }
         let index = u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
-        self.workers.push(peer);
+        self.workers.push((peer, peer.to_string().into()));
         self.worker_index.insert(peer, index);
         index
     }
 
     pub(super) fn worker_of(&self, execution: &Execution) -> PeerId {
-        self.workers.get(execution.worker as usize).copied().unwrap_or(PeerId([0; 32]))
+        self.workers.get(execution.worker as usize).map_or(PeerId([0; 32]), |(peer, _)| *peer)
+    }
+
+    pub(super) fn worker_name(&self, execution: &Execution) -> &str {
+        self.workers.get(execution.worker as usize).map_or("", |(_, name)| name)
     }
 
     /// Attempts of a partition, in order.
@@ -230,12 +235,12 @@ impl Ledger {
 
     fn touch(&mut self, time: u64, last_seq: u64) {
         self.modified = self.modified.max(time);
-        self.revision += 1;
         self.next_seq = self.next_seq.max(last_seq + 1);
     }
 
     pub(super) fn apply_line(&mut self, line: StateRecord) {
         self.touch(line.time, line.seq);
+        self.revision += 1;
         self.history.insert(line.seq, Line::Job(self.lines.len()));
         if let Some(state) = line.state {
             self.state = state;

@@ -1,11 +1,13 @@
 //! What clients see of a job: the same from the live machine and from records.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ::job::state::{DesiredState, ExecutionState, JobState};
 use ::job::{Cid, ExecutionId, ExecutionKey, JobId, PeerId};
 
 use super::NewJob;
+use super::job::Job;
 use super::ledger::{Execution, Ledger, Line, Part};
 use super::record::{JobRecord, StateRecord};
 use crate::message::{Bytes, Facts, FaultClass, Outcome, ResultInfo, Usage};
@@ -53,34 +55,6 @@ impl JobSummary {
             Standing { modified: wall, open: job.count, ..Standing::default() },
         )
     }
-
-    /// The summary of a job version from its records of the kinds [`Kind::Job`] and [`Kind::State`]; others are
-    /// not looked at. While a job runs, its live machine knows more. `None` when the record of the job itself is missing.
-    pub fn from_records(records: impl IntoIterator<Item = Record>) -> Result<Option<Self>, RestoreError> {
-        let mut job = None;
-        let mut standing = Standing::default();
-        for record in records {
-            match record.key.kind {
-                Kind::Job => job = Some((record.key, record.read::<JobRecord>()?)),
-                Kind::State => {
-                    let line: StateRecord = record.read()?;
-                    standing.modified = standing.modified.max(line.time);
-                    (standing.committed, standing.failed) = (line.committed, line.failed);
-                    if let Some(state) = line.state {
-                        standing.state = state;
-                        standing.message = line.state_message;
-                    }
-                }
-                _ => {}
-            }
-        }
-        let Some((key, job)) = job else { return Ok(None) };
-        standing.modified = standing.modified.max(job.created);
-        if !standing.state.is_terminal() {
-            standing.open = job.count.saturating_sub(standing.committed).saturating_sub(standing.failed);
-        }
-        Ok(Some(summary(key.job, key.version, &job, standing)))
-    }
 }
 
 /// What changes of a summary.
@@ -113,9 +87,9 @@ fn summary(id: JobId, version: u32, job: &JobRecord, standing: Standing) -> JobS
     }
 }
 
-/// Everything about a job version.
+/// A job version without its executions and its history.
 #[derive(Debug, Clone, PartialEq)]
-pub struct JobView {
+pub struct JobHead {
     /// The short form.
     pub summary: JobSummary,
     /// What its id was derived from.
@@ -124,28 +98,145 @@ pub struct JobView {
     pub spec_cid: Cid,
     /// Its spec, canonical bytes.
     pub spec: Bytes,
+    /// How often its state changed, and 1.
+    pub revision: u64,
+}
+
+impl JobHead {
+    /// The head of a job version from its records of the kinds [`Kind::Job`], [`Kind::Spec`] and [`Kind::State`]; others
+    /// are not looked at. Of one that has not ended, [`JobReader::head`] knows more. `None` when the record of the job
+    /// itself is missing.
+    pub fn from_records(records: impl IntoIterator<Item = Record>) -> Result<Option<Self>, RestoreError> {
+        let (mut job, mut spec) = (None, Bytes::default());
+        let mut standing = Standing::default();
+        let mut revision = 1;
+        for record in records {
+            match record.key.kind {
+                Kind::Job => job = Some((record.key, record.read::<JobRecord>()?)),
+                Kind::Spec => spec = record.read()?,
+                Kind::State => {
+                    let line: StateRecord = record.read()?;
+                    revision += 1;
+                    standing.modified = standing.modified.max(line.time);
+                    (standing.committed, standing.failed) = (line.committed, line.failed);
+                    if let Some(state) = line.state {
+                        standing.state = state;
+                        standing.message = line.state_message;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let Some((key, job)) = job else { return Ok(None) };
+        standing.modified = standing.modified.max(job.created);
+        if !standing.state.is_terminal() {
+            standing.open = job.count.saturating_sub(standing.committed).saturating_sub(standing.failed);
+        }
+        let summary = summary(key.job, key.version, &job, standing);
+        Ok(Some(JobHead { summary, nonce: job.nonce, spec_cid: job.spec_cid, spec, revision }))
+    }
+}
+
+/// Everything about a job version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobView {
+    /// The short form.
+    pub summary: JobSummary,
     /// What workers know of it.
     pub facts: Facts,
-    /// How often it changed.
-    pub revision: u64,
     /// Its executions by partition and attempt.
     pub executions: Vec<ExecutionView>,
     /// What happened, in the order of the sequence numbers.
     pub history: Vec<HistoryEvent>,
 }
 
-impl JobView {
-    /// The view of a job from all of its records: of its newest version, where they are of several. `None` when
+/// A job version out of its records: one that has left the machine's memory.
+#[derive(Debug)]
+pub struct StoredJob {
+    ledger: Ledger,
+    owner: PeerId,
+}
+
+impl StoredJob {
+    /// The job of `owner` that these are all the records of: its newest version, where they are of several. `None` when
     /// the record of the job itself is missing.
-    pub fn from_records(records: impl IntoIterator<Item = Record>) -> Result<Option<Self>, RestoreError> {
+    pub fn from_records(
+        records: impl IntoIterator<Item = Record>,
+        owner: PeerId,
+    ) -> Result<Option<Self>, RestoreError> {
         let mut records: Vec<Record> = records.into_iter().collect();
         records.sort_by_key(|record| record.key);
         let Some(newest) = records.iter().rfind(|record| record.key.kind == Kind::Job) else {
             return Ok(None);
         };
         let (id, version) = (newest.key.job, newest.key.version);
-        let records: Vec<Record> = records.into_iter().filter(|one| one.key.version == version).collect();
-        Ok(Ledger::from_records(id, version, &records)?.map(|ledger| view(&ledger, 0, None)))
+        records.retain(|one| one.key.version == version);
+        Ok(Ledger::from_records(id, version, &records)?.map(|ledger| StoredJob { ledger, owner }))
+    }
+
+    /// To read from it.
+    pub fn reader(&self) -> JobReader<'_> {
+        JobReader { ledger: &self.ledger, live: None, owner: self.owner }
+    }
+}
+
+/// A job version, live or stored, to read from. A job may have a million executions: what is not asked for is not made.
+#[derive(Debug, Clone, Copy)]
+pub struct JobReader<'a> {
+    ledger: &'a Ledger,
+    live: Option<&'a Job>,
+    /// Named as holder of results that are with it.
+    owner: PeerId,
+}
+
+impl<'a> JobReader<'a> {
+    pub(super) fn live(job: &'a Job, owner: PeerId) -> Self {
+        JobReader { ledger: &job.ledger, live: Some(job), owner }
+    }
+
+    /// The job in short.
+    pub fn summary(&self) -> JobSummary {
+        summarise(self.ledger, self.live.map_or(0, Job::open_count))
+    }
+
+    /// The job without its executions and its history.
+    pub fn head(&self) -> JobHead {
+        JobHead {
+            summary: self.summary(),
+            nonce: self.ledger.job.nonce.clone(),
+            spec_cid: self.ledger.job.spec_cid,
+            spec: self.ledger.spec.clone(),
+            revision: self.ledger.revision,
+        }
+    }
+
+    /// Who offers to run partitions, and how many at once; nobody once the job has left the machine's memory.
+    pub fn bidders(&self) -> Vec<(PeerId, u32)> {
+        self.live.map_or_else(Vec::new, Job::bidders)
+    }
+
+    /// Those of the executions that have these places, by partition and attempt; those that there are.
+    pub fn executions(&self, places: Range<usize>) -> impl Iterator<Item = ExecutionView> + use<'a> {
+        let (ledger, owner) = (self.ledger, self.owner);
+        let chosen = ledger.executions.iter().skip(places.start).take(places.len());
+        chosen.map(move |(part, execution)| execution_view(ledger, *part, execution, owner))
+    }
+
+    /// The lines of its history with a number above `after`, in their order.
+    pub fn history(&self, after: u64) -> impl Iterator<Item = HistoryLine<'a>> + use<'a> {
+        let ledger = self.ledger;
+        let lines = ledger.history.range(after.saturating_add(1)..);
+        lines.filter_map(move |(seq, line)| HistoryLine::new(ledger, *seq, *line))
+    }
+
+    /// Everything.
+    pub fn view(&self) -> JobView {
+        JobView {
+            summary: self.summary(),
+            facts: self.ledger.job.facts.clone(),
+            executions: self.executions(0..usize::MAX).collect(),
+            history: self.history(0).map(|line| line.event()).collect(),
+        }
     }
 }
 
@@ -163,36 +254,7 @@ pub(super) fn summarise(ledger: &Ledger, open: u32) -> JobSummary {
     summary(ledger.id, ledger.version, &ledger.job, standing)
 }
 
-/// The whole view; `owner` is named as holder of results that are here.
-pub(super) fn view(ledger: &Ledger, open: u32, owner: Option<PeerId>) -> JobView {
-    JobView {
-        summary: summarise(ledger, open),
-        nonce: ledger.job.nonce.clone(),
-        spec_cid: ledger.job.spec_cid,
-        spec: ledger.spec.clone(),
-        facts: ledger.job.facts.clone(),
-        revision: ledger.revision,
-        executions: executions(ledger, 0, usize::MAX, owner),
-        history: history(ledger, 0, usize::MAX),
-    }
-}
-
-pub(super) fn executions(
-    ledger: &Ledger,
-    first: u32,
-    limit: usize,
-    owner: Option<PeerId>,
-) -> Vec<ExecutionView> {
-    let from = ledger.executions.range((first, 0)..).take(limit);
-    from.map(|(part, execution)| execution_view(ledger, *part, execution, owner)).collect()
-}
-
-fn execution_view(
-    ledger: &Ledger,
-    part: Part,
-    execution: &Execution,
-    owner: Option<PeerId>,
-) -> ExecutionView {
+fn execution_view(ledger: &Ledger, part: Part, execution: &Execution, owner: PeerId) -> ExecutionView {
     let key = key(ledger, part);
     let worker = ledger.worker_of(execution);
     let (exit_code, fault) = match &execution.outcome {
@@ -205,7 +267,7 @@ fn execution_view(
     let mut holders = Vec::new();
     if execution.result.is_some() {
         // Once its owner holds it, a worker keeps a result no longer than it has room for it.
-        holders.push(owner.filter(|_| execution.held).unwrap_or(worker));
+        holders.push(if execution.held { owner } else { worker });
     }
     ExecutionView {
         key,
@@ -236,50 +298,104 @@ fn key(ledger: &Ledger, (partition, attempt): Part) -> ExecutionKey {
     ExecutionKey { job: ledger.id, version: ledger.version, partition, attempt }
 }
 
-/// Events with a number above `after`.
-pub(super) fn history(ledger: &Ledger, after: u64, limit: usize) -> Vec<HistoryEvent> {
-    let lines = ledger.history.range(after.saturating_add(1)..).take(limit);
-    lines.filter_map(|(seq, line)| event(ledger, *seq, *line)).collect()
+/// A line of a job's history, to look at before it is put into words.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryLine<'a> {
+    ledger: &'a Ledger,
+    seq: u64,
+    about: About<'a>,
 }
 
-fn event(ledger: &Ledger, seq: u64, line: Line) -> Option<HistoryEvent> {
-    let details = |pairs: &[(&str, String)]| {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<BTreeMap<_, _>>()
-    };
-    let of = |part: Part, time: u64, topic, message: String, details| HistoryEvent {
-        seq,
-        time,
-        level: Level::Execution,
-        execution: Some(key(ledger, part)),
-        topic,
-        message,
-        details,
-    };
-    match line {
-        Line::Job(index) => ledger.lines.get(index).map(|line| HistoryEvent {
-            seq,
-            time: line.time,
-            level: Level::Job,
-            execution: None,
-            topic: line.topic.as_str(),
-            message: line.message.clone(),
-            details: line.details.iter().cloned().collect(),
-        }),
-        Line::Requested(part) => ledger.executions.get(&part).map(|one| {
-            let worker = ledger.worker_of(one).to_string();
-            let message = format!("Requested execution on {worker}");
-            of(part, one.created, "Scheduling", message, details(&[("NodeID", worker)]))
-        }),
-        Line::Running(part) => ledger.executions.get(&part).map(|one| {
-            let time = one.started.unwrap_or(one.modified);
-            let worker = ledger.worker_of(one).to_string();
-            of(part, time, "Execution", "Running".to_owned(), details(&[("NodeID", worker)]))
-        }),
-        Line::End(part) => ledger.executions.get(&part).map(|one| {
-            let (topic, message) = end_words(one);
-            let worker = ledger.worker_of(one).to_string();
-            of(part, one.ended.unwrap_or(one.modified), topic, message, details(&[("NodeID", worker)]))
-        }),
+#[derive(Debug, Clone, Copy)]
+enum About<'a> {
+    Job(&'a StateRecord),
+    Requested(Part, &'a Execution),
+    Running(Part, &'a Execution),
+    End(Part, &'a Execution),
+}
+
+impl<'a> HistoryLine<'a> {
+    fn new(ledger: &'a Ledger, seq: u64, line: Line) -> Option<Self> {
+        let execution = |part| ledger.executions.get(&part);
+        let about = match line {
+            Line::Job(index) => About::Job(ledger.lines.get(index)?),
+            Line::Requested(part) => About::Requested(part, execution(part)?),
+            Line::Running(part) => About::Running(part, execution(part)?),
+            Line::End(part) => About::End(part, execution(part)?),
+        };
+        Some(HistoryLine { ledger, seq, about })
+    }
+
+    /// Its number.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// When, wall clock in nanoseconds.
+    pub fn time(&self) -> u64 {
+        match self.about {
+            About::Job(line) => line.time,
+            About::Requested(_, one) => one.created,
+            About::Running(_, one) => one.started.unwrap_or(one.modified),
+            About::End(_, one) => one.ended.unwrap_or(one.modified),
+        }
+    }
+
+    /// The execution that it is about, where it is about one.
+    pub fn execution(&self) -> Option<ExecutionKey> {
+        match self.about {
+            About::Job(_) => None,
+            About::Requested(part, _) | About::Running(part, _) | About::End(part, _) => {
+                Some(key(self.ledger, part))
+            }
+        }
+    }
+
+    /// Whether it says that a partition goes its usual way, which the job's counts of partitions say too: it was given
+    /// to a worker for the first time, it runs, it is done, or it need not be done any more.
+    pub fn is_routine(&self) -> bool {
+        match self.about {
+            About::Job(_) => false,
+            About::Requested((_, attempt), _) => attempt <= 1,
+            About::Running(..) => true,
+            About::End(_, one) => {
+                matches!(one.state, ExecutionState::Completed | ExecutionState::Cancelled)
+            }
+        }
+    }
+
+    /// It in words.
+    pub fn event(&self) -> HistoryEvent {
+        let (topic, message, one) = match self.about {
+            About::Job(line) => {
+                return HistoryEvent {
+                    seq: self.seq,
+                    time: line.time,
+                    level: Level::Job,
+                    execution: None,
+                    topic: line.topic.as_str(),
+                    message: line.message.clone(),
+                    details: line.details.iter().cloned().collect(),
+                };
+            }
+            About::Requested(_, one) => {
+                ("Scheduling", format!("Requested execution on {}", self.ledger.worker_name(one)), one)
+            }
+            About::Running(_, one) => ("Execution", "Running".to_owned(), one),
+            About::End(_, one) => {
+                let (topic, message) = end_words(one);
+                (topic, message, one)
+            }
+        };
+        HistoryEvent {
+            seq: self.seq,
+            time: self.time(),
+            level: Level::Execution,
+            execution: self.execution(),
+            topic,
+            message,
+            details: BTreeMap::from([("NodeID".to_owned(), self.ledger.worker_name(one).to_owned())]),
+        }
     }
 }
 

@@ -431,7 +431,7 @@ fn an_update_replaces_the_version_that_runs() {
     let view = swarm.view(peer(1), id);
     assert_eq!((view.summary.version, view.summary.state), (2, JobState::Completed));
     let old = swarm.nodes[&peer(1)].owner_records.values().filter(|one| one.key.version == 1).cloned();
-    let old = owner::JobView::from_records(old).unwrap().unwrap();
+    let old = owner::StoredJob::from_records(old, peer(1)).unwrap().unwrap().reader().view();
     assert_eq!(old.summary.state, JobState::Stopped);
 }
 

@@ -14,7 +14,7 @@ use crate::message::{
     Announcements, AwardOrder, Block, Direct, Facts, FaultClass, Outcome, Phase, ReceiptGroup, ResultInfo,
     SealedGroup, StopOrder, Usage,
 };
-use crate::owner::{self, Held, JobView, Keep, NewJob, Owner};
+use crate::owner::{self, Held, JobView, Keep, NewJob, Owner, StoredJob};
 use crate::record::{Record, RecordKey};
 use crate::topic::Class;
 use crate::worker::{self, End, Local, Worker};
@@ -324,7 +324,9 @@ impl Swarm {
         let node = &self.nodes[&owner];
         let live = node.owner.as_ref().and_then(|machine| machine.view(id, None));
         let records = node.owner_records.values().filter(|record| record.key.job == id).cloned();
-        live.unwrap_or_else(|| JobView::from_records(records).expect("sound").expect("a job"))
+        live.unwrap_or_else(|| {
+            StoredJob::from_records(records, owner).expect("sound").expect("a job").reader().view()
+        })
     }
 
     pub(crate) fn state(&self, owner: PeerId, id: JobId) -> (JobState, String) {

@@ -9,7 +9,7 @@ use job::state::JobState;
 use super::harness::{SWARM, Swarm, job, peer, seal_order};
 use crate::lottery;
 use crate::message::*;
-use crate::owner::{Effect, Input, JobView, Refusal};
+use crate::owner::{Effect, Input, JobView, Refusal, StoredJob};
 use crate::record::Kind;
 use crate::topic::Class;
 
@@ -362,7 +362,7 @@ fn records_give_the_view_that_the_machine_gave() {
     let live = swarm.view(peer(1), id);
     let records: Vec<_> =
         swarm.nodes[&peer(1)].owner_records.values().filter(|one| one.key.job == id).cloned().collect();
-    let read = JobView::from_records(records).unwrap().unwrap();
+    let read = StoredJob::from_records(records, peer(1)).unwrap().unwrap().reader().view();
     assert_eq!(live.summary.committed, read.summary.committed);
     assert_eq!(live.summary.state, read.summary.state);
     let ends = |view: &JobView| {

@@ -1,9 +1,12 @@
 //! Jobs: submit, list, read, stop.
 
+use std::ops::Range;
+
 use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Extension, Json};
-use gossip::owner::{ExecutionView, JobView, Level};
+use gossip::owner::{ExecutionView, HistoryEvent, HistoryLine, JobHead, JobReader, Level};
+use job::JobId;
 use job::state::ExecutionState;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -132,8 +135,12 @@ pub async fn list(
     let (lines, next) = page.cut(lines);
     let mut items = Vec::with_capacity(lines.len());
     for line in lines {
-        let view = read::head(&app, line.summary.id, Some(line.summary.version)).await?;
-        items.push(view::job(&read::spec(&view)?, &view.summary, view.revision, app.me));
+        match read::head(&app, line.summary.id, Some(line.summary.version)).await {
+            Ok(head) => items.push(view::job(&read::spec(&head)?, &head, app.me)),
+            // It was forgotten, or not accepted, while the list was made.
+            Err(error) if error.code == "NotFound" => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(Json(page::list(items, &next)))
 }
@@ -186,9 +193,9 @@ pub async fn get(
     caller: Option<Extension<Caller>>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let view = read::view(&app, job, version(&query)).await?;
     let include = query.include.as_deref().unwrap_or_default();
-    let mut answer = whole(&app, &view, include, Page { offset: 0, limit: page::MOST }).await?;
+    let page = Page { offset: 0, limit: page::MOST };
+    let mut answer = whole(&app, job, version(&query), include, page).await?;
     // Other peers may see a job; only its owner's user hands out the right to.
     if caller.is_none_or(|Extension(caller)| caller.is_local()) {
         answer["AccessToken"] = app.access_token(job).into();
@@ -196,27 +203,39 @@ pub async fn get(
     Ok(Json(answer))
 }
 
-/// A job with what was asked for beside it.
-pub async fn whole(app: &App, view: &JobView, include: &str, page: Page) -> Whole {
-    let mut answer = json!({"Job": view::job(&read::spec(view)?, &view.summary, view.revision, app.me)});
+/// A job with what was asked for beside it, all as it was at one moment.
+pub async fn whole(app: &App, job: JobId, version: Option<u32>, include: &str, page: Page) -> Whole {
+    let (mut executions, mut history) = (false, false);
     for part in include.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match part {
-            "executions" => {
-                let (chosen, next) = page.cut(view.executions.iter().collect());
-                let chosen: Vec<_> = chosen.into_iter().map(|execution| (view, execution)).collect();
-                answer["Executions"] = page::list(with_output(app, &chosen, true).await, &next);
-            }
-            "history" => {
-                let (lines, next) = page.cut(view.history.iter().collect());
-                let lines = lines.into_iter().map(|event| view::history(event, &view.summary)).collect();
-                answer["History"] = page::list(lines, &next);
-            }
+            "executions" => executions = true,
+            "history" => history = true,
             other => {
                 return Err(ApiError::bad_request(format!(
                     "include: {other:?} is neither executions nor history"
                 )));
             }
         }
+    }
+    let read = read::with(app, job, version, move |job| {
+        let executions = executions.then(|| page.of_executions(&job));
+        let history = history.then(|| {
+            let lines = job.history(0).skip(page.offset).take(page.limit.saturating_add(1));
+            lines.map(|line| line.event()).collect::<Vec<_>>()
+        });
+        (job.head(), executions, history)
+    });
+    let (head, executions, history) = read.await?;
+    let mut answer = json!({"Job": view::job(&read::spec(&head)?, &head, app.me)});
+    if let Some(executions) = executions {
+        let (chosen, next) = page.close(executions);
+        answer["Executions"] =
+            page::list(with_output(app, &chosen, &head.summary.namespace, true).await, &next);
+    }
+    if let Some(history) = history {
+        let (lines, next) = page.close(history);
+        let lines = lines.into_iter().map(|event| view::history(event, &head.summary)).collect();
+        answer["History"] = page::list(lines, &next);
     }
     Ok(answer)
 }
@@ -225,25 +244,25 @@ pub async fn whole(app: &App, view: &JobView, include: &str, page: Page) -> Whol
 pub type Whole = Result<Value, ApiError>;
 
 /// Executions with the beginning of their output. Where that is not read, it is said to be cut short.
-async fn with_output(app: &App, executions: &[(&JobView, &ExecutionView)], outputs: bool) -> Vec<Value> {
+async fn with_output(app: &App, executions: &[ExecutionView], namespace: &str, outputs: bool) -> Vec<Value> {
     let mut items = Vec::with_capacity(executions.len());
-    for (index, (view, execution)) in executions.iter().enumerate() {
+    for (index, execution) in executions.iter().enumerate() {
         let output = match &execution.result {
             Some(_) if outputs && index < WITH_OUTPUT => read::output(app, execution).await,
             Some(_) => view::Output::unread(),
             None => view::Output::default(),
         };
-        items.push(view::execution(execution, &view.summary.namespace, &output));
+        items.push(view::execution(execution, namespace, &output));
     }
     items
 }
 
-/// The version that is asked for, or all of them, oldest first.
-async fn wanted_versions(app: &App, job: job::JobId, query: &JobQuery) -> Result<Vec<JobView>, ApiError> {
+/// The versions that are asked for, oldest first. All of a job's are in one namespace.
+async fn wanted_versions(app: &App, job: JobId, query: &JobQuery) -> Result<Vec<JobHead>, ApiError> {
     if query.all_job_versions {
         return read::versions(app, job).await;
     }
-    Ok(vec![read::view(app, job, version(query)).await?])
+    Ok(vec![read::head(app, job, version(query)).await?])
 }
 
 /// `GET /orchestrator/jobs/:id/executions`.
@@ -252,27 +271,43 @@ pub async fn executions(
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let views = wanted_versions(&app, job, &query).await?;
+    let versions = wanted_versions(&app, job, &query).await?;
+    let namespace = versions.first().map(|head| head.summary.namespace.clone()).unwrap_or_default();
     let page = Page::read(query.limit, query.next_token.as_deref(), page::MOST)?;
-    let mut chosen: Vec<(&JobView, &ExecutionView)> = views
-        .iter()
-        .flat_map(|view| view.executions.iter().map(move |execution| (view, execution)))
-        .collect();
-    match query.order_by.as_deref() {
-        None => {}
-        Some("created_at" | "create_time") => chosen.sort_by_key(|(_, execution)| execution.created),
-        Some("modified_at" | "modify_time") => chosen.sort_by_key(|(_, execution)| execution.modified),
+    let order: Option<fn(&ExecutionView) -> u64> = match query.order_by.as_deref() {
+        None => None,
+        Some("created_at" | "create_time") => Some(|execution| execution.created),
+        Some("modified_at" | "modify_time") => Some(|execution| execution.modified),
         Some(other) => {
             return Err(ApiError::bad_request(format!(
                 "order_by {other:?} is neither created_at nor modified_at"
             )));
         }
-    }
-    if query.reverse {
-        chosen.reverse();
-    }
-    let (chosen, next) = page.cut(chosen);
-    Ok(Json(page::list(with_output(&app, &chosen, query.outputs).await, &next)))
+    };
+    let as_they_are = order.is_none() && !query.reverse;
+    let (chosen, next) = match versions.as_slice() {
+        // One page of a long list is read without the rest.
+        [one] if as_they_are => {
+            let version = Some(one.summary.version);
+            page.close(read::with(&app, job, version, move |job| page.of_executions(&job)).await?)
+        }
+        versions => {
+            let mut all = Vec::new();
+            for head in versions {
+                let version = Some(head.summary.version);
+                let read = read::with(&app, job, version, |job| job.executions(0..usize::MAX).collect());
+                all.extend::<Vec<_>>(read.await?);
+            }
+            if let Some(order) = order {
+                all.sort_by_key(order);
+            }
+            if query.reverse {
+                all.reverse();
+            }
+            page.cut(all)
+        }
+    };
+    Ok(Json(page::list(with_output(&app, &chosen, &namespace, query.outputs).await, &next)))
 }
 
 /// `GET /orchestrator/jobs/:id/history`. As long as the job has not ended there is a next token, even when
@@ -282,7 +317,7 @@ pub async fn history(
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let views = wanted_versions(&app, job, &query).await?;
+    let versions = wanted_versions(&app, job, &query).await?;
     let page = Page::read(query.limit, query.next_token.as_deref(), page::LIMIT)?;
     let level = match query.event_type.as_deref() {
         None | Some("all") => None,
@@ -294,25 +329,54 @@ pub async fn history(
             )));
         }
     };
-    let execution = query.execution_id.as_deref();
-    let since = query.since.unwrap_or(0).saturating_mul(NANOS);
-    let lines: Vec<_> = views
-        .iter()
-        .flat_map(|view| view.history.iter().map(move |event| (view, event)))
-        .filter(|(_, event)| event.time >= since && level.is_none_or(|level| event.level == level))
-        .filter(|(_, event)| {
-            execution.is_none_or(|prefix| {
-                event.execution.is_some_and(|key| key.id().to_string().starts_with(prefix))
-            })
-        })
-        .collect();
-    let total = lines.len();
-    let (lines, mut next) = page.cut(lines);
-    if next.is_empty() && views.iter().any(|view| !view.summary.state.is_terminal()) {
-        next = page::token(page.limit, total.max(page.offset));
+    let asked = Lines { level, execution: query.execution_id, since: query.since.unwrap_or(0) };
+    let (mut lines, mut before) = (Vec::new(), 0);
+    for head in &versions {
+        let (asked, wanted) = (asked.clone(), page.rest(before));
+        let read = read::with(&app, job, Some(head.summary.version), move |job| asked.read(&job, wanted));
+        let (events, count) = read.await?;
+        lines.extend(events.into_iter().map(|event| view::history(event, &head.summary)));
+        before += count;
     }
-    let lines = lines.into_iter().map(|(view, event)| view::history(event, &view.summary)).collect();
+    let mut next = if page.is_followed(before) { page.next() } else { String::new() };
+    if next.is_empty() && versions.iter().any(|head| !head.summary.state.is_terminal()) {
+        next = page::token(page.limit, before.max(page.offset));
+    }
     Ok(Json(page::list(lines, &next)))
+}
+
+/// Which lines of a history are asked for.
+#[derive(Debug, Clone)]
+struct Lines {
+    level: Option<Level>,
+    /// The beginning of an execution's id.
+    execution: Option<String>,
+    /// Unix seconds.
+    since: u64,
+}
+
+impl Lines {
+    fn wants(&self, line: &HistoryLine<'_>) -> bool {
+        let execution = line.execution();
+        let level = if execution.is_some() { Level::Execution } else { Level::Job };
+        let is_named =
+            |prefix: &String| execution.is_some_and(|key| key.id().to_string().starts_with(prefix));
+        line.time() >= self.since.saturating_mul(NANOS)
+            && self.level.is_none_or(|wanted| wanted == level)
+            && self.execution.as_ref().is_none_or(is_named)
+    }
+
+    /// Those of the wanted lines that have these places among them, and how many are wanted at all.
+    fn read(&self, job: &JobReader<'_>, places: Range<usize>) -> (Vec<HistoryEvent>, usize) {
+        let (mut events, mut count) = (Vec::new(), 0);
+        for line in job.history(0).filter(|line| self.wants(line)) {
+            if places.contains(&count) {
+                events.push(line.event());
+            }
+            count += 1;
+        }
+        (events, count)
+    }
 }
 
 /// `GET /orchestrator/jobs/:id/versions`, oldest first.
@@ -321,8 +385,8 @@ pub async fn versions(
     Extension(Resolved { job, .. }): Extension<Resolved>,
 ) -> Answer {
     let mut items = Vec::new();
-    for view in read::versions(&app, job).await? {
-        items.push(view::job(&read::spec(&view)?, &view.summary, view.revision, app.me));
+    for head in read::versions(&app, job).await? {
+        items.push(view::job(&read::spec(&head)?, &head, app.me));
     }
     Ok(Json(page::list(items, "")))
 }
@@ -333,9 +397,10 @@ pub async fn results(
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let view = read::view(&app, job, version(&query)).await?;
-    let mut chosen: Vec<&ExecutionView> =
-        view.executions.iter().filter(|execution| is_result(execution)).collect();
+    let read = read::with(&app, job, version(&query), |job| {
+        job.executions(0..usize::MAX).filter(is_result).collect::<Vec<_>>()
+    });
+    let mut chosen = read.await?;
     // A partition that failed for good has its last output as its result: that is what its user needs.
     chosen.sort_by_key(|execution| {
         let completed = execution.state == ExecutionState::Completed;

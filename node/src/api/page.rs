@@ -1,6 +1,9 @@
 //! Lists in pages, and the tokens that lead from one to the next.
 
+use std::ops::Range;
+
 use data_encoding::BASE64URL_NOPAD;
+use gossip::owner::{ExecutionView, JobReader};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
@@ -41,9 +44,32 @@ impl Page {
         token(self.limit, self.offset + self.limit)
     }
 
+    /// Executions of this page, and one more if there is one.
+    pub fn of_executions(&self, job: &JobReader<'_>) -> Vec<ExecutionView> {
+        job.executions(self.offset..self.offset.saturating_add(self.limit).saturating_add(1)).collect()
+    }
+
+    /// The items of this page, of which one more says that there is another page.
+    pub fn close<T>(&self, mut items: Vec<T>) -> (Vec<T>, String) {
+        let more = items.len() > self.limit;
+        items.truncate(self.limit);
+        (items, if more { self.next() } else { String::new() })
+    }
+
+    /// Where this page lies in the rest of a list, so many items of which went before.
+    pub fn rest(&self, before: usize) -> Range<usize> {
+        let end = self.offset.saturating_add(self.limit);
+        self.offset.saturating_sub(before)..end.saturating_sub(before)
+    }
+
+    /// Whether something of a list of so many items comes after this page.
+    pub fn is_followed(&self, items: usize) -> bool {
+        items > self.offset.saturating_add(self.limit)
+    }
+
     /// This page of a whole list.
     pub fn cut<T>(&self, list: Vec<T>) -> (Vec<T>, String) {
-        let more = list.len() > self.offset.saturating_add(self.limit);
+        let more = self.is_followed(list.len());
         let items = list.into_iter().skip(self.offset).take(self.limit).collect();
         (items, if more { self.next() } else { String::new() })
     }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
-use gossip::owner::{ExecutionView, HistoryEvent, JobSummary};
+use gossip::owner::{ExecutionView, HistoryEvent, JobReader, JobSummary};
 use job::state::ExecutionState;
 use job::{ExecutionKey, JobId, PeerId};
 use serde_json::{Value, json};
@@ -57,6 +57,44 @@ pub async fn watch(
     Ok(Sse::new(follower.stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
+/// What is new about a job.
+struct News {
+    summary: JobSummary,
+    /// Some lines of its history.
+    lines: Vec<HistoryEvent>,
+    /// The last one that was looked at.
+    seen: u64,
+    /// Who bids.
+    bidders: Vec<(PeerId, u32)>,
+    /// What its executions are doing, where these are few.
+    executions: Vec<ExecutionView>,
+}
+
+impl News {
+    /// What came after a line. Of many partitions it is told what goes wrong with them; the rest is in the counts.
+    fn read(job: &JobReader<'_>, after: u64) -> Self {
+        let summary = job.summary();
+        let is_few = summary.count <= FEW_PARTITIONS;
+        let (mut lines, mut seen) = (Vec::new(), after);
+        for line in job.history(after) {
+            if lines.len() >= LINES {
+                break;
+            }
+            seen = line.seq();
+            if is_few || !line.is_routine() {
+                lines.push(line.event());
+            }
+        }
+        let mut news = News { summary, lines, seen, bidders: Vec::new(), executions: Vec::new() };
+        if !news.summary.state.is_terminal() {
+            news.bidders = job.bidders();
+            let most = if is_few { ATTEMPTS } else { 0 };
+            news.executions = job.executions(0..most).collect();
+        }
+        news
+    }
+}
+
 struct Follower {
     app: App,
     job: JobId,
@@ -88,7 +126,8 @@ impl Follower {
     /// Gets what is new, waiting until something is; false when the node stops.
     async fn advance(&mut self) -> bool {
         self.changes.mark_unchanged();
-        let (summary, lines) = match read::since(&self.app, self.job, self.seq, LINES).await {
+        let (job, seq) = (self.job, self.seq);
+        let news = match read::with(&self.app, job, None, move |job| News::read(&job, seq)).await {
             Ok(news) => news,
             Err(error) => {
                 self.say("error", json!({"Message": error.message}));
@@ -96,12 +135,17 @@ impl Follower {
                 return true;
             }
         };
+        let News { summary, lines, seen, bidders, executions } = news;
         let full = lines.len() >= LINES;
-        if !summary.state.is_terminal() {
-            self.work(summary.count).await;
+        self.seq = seen;
+        for (peer, slots) in bidders {
+            self.bid(peer, slots);
+        }
+        for execution in executions {
+            self.doing(&execution);
         }
         for line in lines {
-            self.line(&line, &summary);
+            self.say("history", view::history(line, &summary));
         }
         if full {
             return true;
@@ -120,28 +164,13 @@ impl Follower {
         }
     }
 
-    fn line(&mut self, line: &HistoryEvent, summary: &JobSummary) {
-        self.seq = self.seq.max(line.seq);
-        self.say("history", view::history(line, summary));
-    }
-
-    /// Who bids, and what executions are doing between the lines of the history.
-    async fn work(&mut self, partitions: u32) {
-        let job = self.job;
-        let most = if partitions > FEW_PARTITIONS { 0 } else { ATTEMPTS };
-        let asked = self.app.owner.ask(move |owner| (owner.bidders(job), owner.executions(job, 0, most)));
-        // A node that stops says so elsewhere.
-        let Ok((bidders, executions)) = asked.await else { return };
-        for (peer, slots) in bidders {
-            if self.bidders.len() < BIDDERS && self.bidders.insert(peer) {
-                self.say("bid", json!({"NodeID": peer.to_string(), "Slots": slots}));
-            }
-        }
-        for execution in executions {
-            self.doing(&execution);
+    fn bid(&mut self, peer: PeerId, slots: u32) {
+        if self.bidders.len() < BIDDERS && self.bidders.insert(peer) {
+            self.say("bid", json!({"NodeID": peer.to_string(), "Slots": slots}));
         }
     }
 
+    /// What an execution is doing between the lines of the history.
     fn doing(&mut self, execution: &ExecutionView) {
         if execution.state.is_terminal() {
             self.doing.remove(&execution.key);
@@ -173,11 +202,7 @@ impl Follower {
     async fn end(&mut self) {
         self.ended = true;
         let page = Page { offset: 0, limit: LAST_EXECUTIONS };
-        let whole = match read::view(&self.app, self.job, None).await {
-            Ok(view) => jobs::whole(&self.app, &view, "executions", page).await,
-            Err(error) => Err(error),
-        };
-        match whole {
+        match jobs::whole(&self.app, self.job, None, "executions", page).await {
             Ok(answer) => self.say("end", answer),
             Err(error) => self.say("error", json!({"Message": error.message})),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gossip::owner::{ExecutionView, JobView};
+use gossip::owner::ExecutionView;
 use job::state::{ExecutionState, JobState};
 use job::{ExecutionKey, JobId};
 use tokio::sync::{mpsc, watch};
@@ -216,11 +216,16 @@ impl Gatherer {
 
     /// Passes on what is there now, and begins to follow what runs; whether the job has ended.
     async fn pass(&mut self, follow: bool) -> Result<bool, Stop> {
-        let view = read::view(&self.app, self.job, Some(self.version)).await.map_err(Stop::Refused)?;
+        let wanted = self.wanted.clone();
+        let read = read::with(&self.app, self.job, Some(self.version), move |job| {
+            let executions = job.executions(0..usize::MAX).filter(|execution| wanted.wants(execution));
+            (job.summary(), executions.collect::<Vec<_>>())
+        });
+        let (summary, executions) = read.await.map_err(Stop::Refused)?;
         let one = self.wanted.partition.is_some() || self.wanted.execution.is_some();
-        self.several = view.summary.count != 1 && !one;
-        let state = view.summary.state;
-        for executions in by_partition(&view, &self.wanted).into_values() {
+        self.several = summary.count != 1 && !one;
+        let state = summary.state;
+        for executions in by_partition(&executions).into_values() {
             match standing(&executions, state, self.wanted.execution.is_some()) {
                 Some(Standing::Stored(execution)) => self.pass_stored(execution).await?,
                 Some(Standing::Running(execution)) if follow => self.follow(execution).await?,
@@ -372,9 +377,9 @@ impl Gatherer {
     }
 }
 
-fn by_partition<'a>(view: &'a JobView, wanted: &Wanted) -> BTreeMap<u32, Vec<&'a ExecutionView>> {
+fn by_partition(executions: &[ExecutionView]) -> BTreeMap<u32, Vec<&ExecutionView>> {
     let mut partitions: BTreeMap<u32, Vec<&ExecutionView>> = BTreeMap::new();
-    for execution in view.executions.iter().filter(|execution| wanted.wants(execution)) {
+    for execution in executions {
         partitions.entry(execution.key.partition).or_default().push(execution);
     }
     partitions

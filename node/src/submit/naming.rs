@@ -155,8 +155,8 @@ pub async fn decide(
 
 /// The same token again: the same job, if it is the same job.
 async fn repeated(app: &App, id: JobId, version: u32, spec: &JobSpec) -> Result<Naming, ApiError> {
-    let view = read::view(app, id, Some(version)).await?;
-    if view.spec_cid == spec.spec_cid() {
+    let head = read::head(app, id, Some(version)).await?;
+    if head.spec_cid == spec.spec_cid() {
         return Ok(Naming::Known { id, version });
     }
     Err(ApiError::conflict(format!(
@@ -174,8 +174,8 @@ async fn next_version(
     force: bool,
 ) -> Result<Naming, ApiError> {
     let (id, name) = (line.summary.id, &line.summary.name);
-    let view = read::view(app, id, None).await?;
-    if !force && view.spec_cid == spec.spec_cid() && !line.summary.state.is_terminal() {
+    let head = read::head(app, id, None).await?;
+    if !force && head.spec_cid == spec.spec_cid() && !line.summary.state.is_terminal() {
         let message = format!("no changes detected for new job spec. Job Name: '{name}', Job Id: '{id}'");
         return Err(ApiError::conflict(message).hint("Use the --force flag to override this warning"));
     }
@@ -184,7 +184,7 @@ async fn next_version(
         let remembered = remember(app, id, version, token).await;
         remembered.map_err(|error| ApiError::internal("keeping the idempotency token", &error))?;
     }
-    Ok(Naming::New { id, version, nonce: view.nonce.to_vec() })
+    Ok(Naming::New { id, version, nonce: head.nonce.to_vec() })
 }
 
 fn random() -> Result<Vec<u8>, ApiError> {

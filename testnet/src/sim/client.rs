@@ -187,7 +187,7 @@ impl World {
     fn answered_from_disk(&self, node: usize, new: &NewJob) -> bool {
         let shell = &self.nodes[node].owner;
         let in_memory =
-            shell.machine.as_ref().is_some_and(|machine| machine.view(new.id, Some(new.version)).is_some());
+            shell.machine.as_ref().is_some_and(|machine| machine.reader(new.id, Some(new.version)).is_some());
         !in_memory && shell.disk.keys().any(|key| key.job == new.id && key.version == new.version)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gossip::message::{AwardOrder, Direct};
-use gossip::owner::JobView;
+use gossip::owner::{JobView, StoredJob};
 use gossip::record::{Kind, Record, RecordKey};
 use job::state::{ExecutionState, JobState};
 use job::{ExecutionKey, JobId, PeerId};
@@ -185,9 +185,9 @@ impl World {
         let first = RecordKey { job, version, kind: Kind::Epoch, number: 0 };
         let last = RecordKey { job, version, kind: Kind::Kept, number: u64::MAX };
         let disk = &self.nodes[node].owner.disk;
-        JobView::from_records(
-            disk.range(first..=last).map(|(key, value)| Record { key: *key, value: value.clone() }),
-        )
+        let records = disk.range(first..=last).map(|(key, value)| Record { key: *key, value: value.clone() });
+        let stored = StoredJob::from_records(records, self.nodes[node].id)?;
+        Ok(stored.map(|stored| stored.reader().view()))
     }
 
     /// Clients were told of a change.
@@ -303,7 +303,7 @@ impl World {
         });
         let mut lost = None;
         for ((job, version), known) in open {
-            match machine.summary(*job).filter(|one| one.version == *version) {
+            match machine.reader(*job, None).map(|job| job.summary()).filter(|one| one.version == *version) {
                 None => lost = Some(format!("n{node} has forgotten {} v{version}", job.short())),
                 Some(one) if one.committed != known.committed.len() as u32 => {
                     let (here, on_disk) = (one.committed, known.committed.len());
