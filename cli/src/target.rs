@@ -54,12 +54,7 @@ impl Session {
     /// Finds the node, or starts one when that is allowed.
     pub async fn open(global: &Global, fallback: Fallback) -> Result<Session, Failure> {
         let notes = Notes::new(global.quiet);
-        if let Some(url) = explicit_api(global) {
-            let endpoint = Endpoint::parse(&url).map_err(Failure::refused)?;
-            let client =
-                Client::connect(endpoint.clone()).await.map_err(|error| unreachable(&endpoint, &error))?;
-            introduce(&client).await?;
-            let client = client.with_token(token(global));
+        if let Some(client) = named(global).await? {
             return Ok(Session { client, notes, embedded: None, shared: None });
         }
         let data_dir = data_dir(global)?;
@@ -154,6 +149,15 @@ impl Session {
         let live = self.client.get("/orchestrator/jobs?live=true&limit=1").await;
         live.map_or(true, |answer| !crate::values::list(&answer, &["Items"]).is_empty())
     }
+}
+
+/// The node that the user named by `--api` or `CARDUME_API`, if any: no other is used then.
+pub async fn named(global: &Global) -> Result<Option<Client>, Failure> {
+    let Some(url) = explicit_api(global) else { return Ok(None) };
+    let endpoint = Endpoint::parse(&url).map_err(Failure::refused)?;
+    let client = Client::connect(endpoint.clone()).await.map_err(|error| unreachable(&endpoint, &error))?;
+    introduce(&client).await?;
+    Ok(Some(client.with_token(token(global))))
 }
 
 /// The data directory: the flag, `CARDUME_DIR`, or `~/.cardume`.

@@ -53,6 +53,11 @@ impl Seen {
         self.bell.send_modify(|count| *count += 1);
     }
 
+    /// A peer is none of this swarm's.
+    fn forget(&self, peer: PeerId) {
+        self.last.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+    }
+
     /// When a peer was last seen to come or go, wall clock in nanoseconds.
     pub fn last(&self, peer: PeerId) -> Option<u64> {
         self.last.read().unwrap_or_else(PoisonError::into_inner).get(&peer).copied()
@@ -140,8 +145,7 @@ pub fn addresses(app: &App) -> Vec<String> {
 pub async fn all(app: &App) -> Vec<Value> {
     let now = clock::now().wall;
     let mut nodes = vec![state(own(app).await, true, now)];
-    let connected: Vec<PeerId> =
-        app.host.connected_peers().iter().filter_map(peers::from_network).take(ASKED).collect();
+    let connected = members(app).await;
     let asked: Vec<_> = connected.iter().map(|peer| ask(app.clone(), *peer)).collect();
     let answers: Vec<Value> = futures::stream::iter(asked).buffered(AT_ONCE).collect().await;
     for info in answers {
@@ -153,6 +157,22 @@ pub async fn all(app: &App) -> Vec<Value> {
         }
     }
     nodes
+}
+
+/// Connected peers of this swarm. Those that have not introduced themselves yet may be, and are asked.
+async fn members(app: &App) -> Vec<PeerId> {
+    let mut members = Vec::new();
+    // A network that has stopped has nobody connected.
+    for info in app.host.peers().await.unwrap_or_default() {
+        let Some(peer) = peers::from_network(&info.peer) else { continue };
+        if info.member || info.agent.is_empty() {
+            members.push(peer);
+        } else {
+            app.peers_seen.forget(peer);
+        }
+    }
+    members.truncate(ASKED);
+    members
 }
 
 /// What a peer says of itself. What it says it is called is replaced by who it is.

@@ -96,6 +96,9 @@ pub enum StartError {
     /// A network address.
     #[error("{0:?} is not a multiaddr such as /ip4/127.0.0.1/tcp/4190")]
     Address(String),
+    /// A label that the node gives itself.
+    #[error("the label {0} says what the node is, and cannot be given another value")]
+    Label(&'static str),
     /// The engine.
     #[error("the WASM engine cannot be started")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -115,6 +118,9 @@ impl StartError {
             )),
             StartError::Api { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 Some("another program listens there: choose another port with --api 127.0.0.1:0".into())
+            }
+            StartError::Label(_) => {
+                Some("take it out of --label, CARDUME_LABELS and the configuration".into())
             }
             StartError::Identity(_) => Some(
                 "the key file must belong to you with mode 0600; without it the node is another peer".into(),
@@ -145,6 +151,9 @@ impl Node {
     ///
     /// Dropping the future leaves nothing running but what the process's end cleans up.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        if let Some(own) = OWN_LABELS.iter().find(|own| config.labels.contains_key(**own)) {
+            return Err(StartError::Label(own));
+        }
         raise_file_limit();
         make_dir(&config.data_dir)?;
         let lock = Lock::take(&config.data_dir)
@@ -469,6 +478,9 @@ fn capacity(config: &Config) -> Resources {
         gpu: machine.gpus.len() as u64,
     }
 }
+
+/// Labels that constraints rely on.
+const OWN_LABELS: [&str; 3] = ["id", "os_type", "os_arch"];
 
 fn labels(config: &Config, me: PeerId) -> BTreeMap<String, String> {
     let arch = if std::env::consts::ARCH == "x86_64" { "amd64" } else { std::env::consts::ARCH };

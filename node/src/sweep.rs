@@ -127,6 +127,8 @@ mod tests {
     use serde_json::json;
     use storage::Block;
 
+    use storage::records::Table;
+
     use super::*;
     use crate::submit::{self, Request};
     use crate::{Config, Node, read};

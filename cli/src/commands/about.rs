@@ -8,7 +8,7 @@ use crate::client::{Client, Endpoint};
 use crate::embedded;
 use crate::failure::{Outcome, exit};
 use crate::output::{Format, Report, Table, print, write_bytes};
-use crate::target::data_dir;
+use crate::target::{data_dir, named};
 use crate::values::text;
 
 /// `version`.
@@ -33,23 +33,33 @@ pub fn completion(shell: clap_complete::Shell) -> Outcome {
     Ok(exit::DONE)
 }
 
-/// `id`.
+/// `id`: of the node that was named, else of the data directory, which needs none that runs.
 pub async fn id(global: &Global, output: &Output) -> Outcome {
+    if let Some(client) = named(global).await? {
+        let node = client.get("/agent/node").await?;
+        let addresses = node["Addresses"].as_array().cloned().unwrap_or_default();
+        return print_id(text(&node, &["NodeID"]), addresses, None, output);
+    }
     let data_dir = data_dir(global)?;
     let (peer, key) = embedded::identity(&data_dir)?;
-    let format = output.format.unwrap_or_default();
-    if format == Format::Table {
-        print(&format!("{peer}\n"))?;
-        return Ok(exit::DONE);
-    }
     let addresses = addresses(&data_dir, &peer).await;
-    let value = json!({ "peer": peer, "addrs": addresses, "key": key.display().to_string() });
-    let table = || {
-        let mut table = Table::new(["PEER", "KEY"]);
-        table.row([peer.clone(), key.display().to_string()]);
-        table
-    };
-    Report { value, table }.print(format)?;
+    print_id(&peer, addresses, Some(&key.display().to_string()), output)
+}
+
+/// Prints an id; `key` is its file, where that is on this machine.
+fn print_id(peer: &str, addresses: Vec<Value>, key: Option<&str>, output: &Output) -> Outcome {
+    match output.format.unwrap_or_default() {
+        Format::Table => print(&format!("{peer}\n"))?,
+        format => {
+            let value = json!({ "peer": peer, "addrs": addresses, "key": key });
+            let table = || {
+                let mut table = Table::new(["PEER", "KEY"]);
+                table.row([peer, key.unwrap_or_default()]);
+                table
+            };
+            Report { value, table }.print(format)?;
+        }
+    }
     Ok(exit::DONE)
 }
 

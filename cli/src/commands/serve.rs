@@ -14,7 +14,7 @@ use crate::args::Global;
 use crate::args::serve::Serve;
 use crate::embedded::{chain, start_failure};
 use crate::failure::{Failure, Outcome, exit};
-use crate::output::{Notes, print};
+use crate::output::{Format, Notes, print, print_document};
 use crate::spec::pair;
 use crate::target::data_dir;
 
@@ -81,11 +81,13 @@ fn announce(ready: &Ready, socket: &Path, flags: &Serve, notes: Notes) -> Result
         notes.say(format!("  peers  {address}"));
     }
     notes.say("ready; Ctrl-C stops it");
-    if flags.output.format.is_some_and(crate::output::Format::is_document) {
-        let line = json!({ "ready": true, "peer": peer, "api": ready.api, "addrs": ready.addrs, "swarm": ready.swarm });
-        print(&format!("{line}\n"))?;
+    let told =
+        json!({ "ready": true, "peer": peer, "api": ready.api, "addrs": ready.addrs, "swarm": ready.swarm });
+    match flags.output.format.unwrap_or_default() {
+        Format::Json => print(&format!("{told}\n")),
+        Format::Yaml => print_document(&told, Format::Yaml),
+        Format::Csv | Format::Table => Ok(()),
     }
-    Ok(())
 }
 
 /// Settings of the file and the environment, and the flags over them.

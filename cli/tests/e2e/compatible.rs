@@ -58,6 +58,63 @@ async fn lists_take_the_queries_that_the_python_sdk_sends() {
     assert_eq!(none["Items"], json!([]));
 }
 
+/// All items of a list, so many at a time.
+async fn paged(client: &Client, path: &str, limit: usize) -> Vec<Value> {
+    let (mut all, mut token) = (Vec::new(), String::new());
+    loop {
+        let (status, page) = get(client, &format!("{path}&limit={limit}&next_token={token}")).await;
+        let items = page["Items"].as_array().unwrap();
+        assert!(status == 200 && items.len() <= limit, "{page}");
+        all.extend(items.iter().cloned());
+        token = page["NextToken"].as_str().unwrap().to_owned();
+        if token.is_empty() {
+            return all;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_together_are_the_whole_and_a_watch_of_many_partitions_is_short() {
+    let net = Net::up(1, 0).await;
+    let client = net.client(0);
+    let module = net.add(0, guests::works(1, 0, 1)).await;
+    let (few, many) = (submit(&client, &job(&module, 2)).await, submit(&client, &job(&module, 12)).await);
+    for id in [&few, &many] {
+        ended(&client, id).await;
+    }
+    for (list, items) in [
+        ("executions?", 12),
+        ("executions?reverse=true", 12),
+        ("executions?all_job_versions=true", 12),
+        ("history?event_type=execution", 36),
+        ("history?all_job_versions=true&event_type=execution", 36),
+        ("results?", 12),
+    ] {
+        let path = format!("/orchestrator/jobs/{many}/{list}");
+        let whole = paged(&client, &path, 1000).await;
+        assert_eq!(whole.len(), items, "{list}");
+        for limit in [1, 5, 12, 36] {
+            assert_eq!(paged(&client, &path, limit).await, whole, "{list}, {limit} at a time");
+        }
+    }
+    for (id, executions) in [(&few, 6), (&many, 0)] {
+        let mut events =
+            within("a watch", client.events(&format!("/orchestrator/jobs/{id}/watch"))).await.unwrap();
+        let (mut of_executions, mut last, mut is_ended) = (0, 0, false);
+        while let Some(event) = within("an event", events.next()).await.unwrap() {
+            assert!(!is_ended, "{event:?} after the end");
+            is_ended = event.name == "end";
+            if event.name == "history" {
+                let number = event.data["SeqNum"].as_u64().unwrap();
+                assert!(number > last, "{number} after {last}");
+                last = number;
+                of_executions += usize::from(event.data["Type"] == "ExecutionLevel");
+            }
+        }
+        assert_eq!((of_executions, is_ended), (executions, true));
+    }
+}
+
 #[tokio::test]
 async fn every_error_has_the_same_shape() {
     let net = Net::up(1, 0).await;

@@ -75,6 +75,9 @@ fn serve_says_one_line_and_ends_cleanly_when_told() {
         assert_eq!(id.trim_end(), server.ready["peer"].as_str().unwrap());
         assert_eq!(cardume.run(&["id", "--output", "json"]).json()["addrs"], server.ready["addrs"]);
         let api = server.ready["api"].as_str().unwrap().to_owned();
+        let elsewhere = Cardume::alone();
+        assert_eq!(elsewhere.run(&["id", "--api", &api]).stdout, id);
+        assert_eq!(elsewhere.run(&["id", "--api", "http://127.0.0.1:1"]).code, 4);
         let ran: Ran =
             cardume.command(&["node", "list", "--output", "csv", "--api", &api]).output().unwrap().into();
         assert!(ran.code == 0 && ran.stdout.contains(id.trim_end()), "{ran:?}");
@@ -98,6 +101,7 @@ fn wrong_settings_are_named() {
     for (arguments, part) in [
         (vec!["--api", "nowhere"], "nowhere"),
         (vec!["--label", "x"], "KEY=VALUE"),
+        (vec!["--label", "id=me"], "label id"),
         (vec!["--trust", "nobody"], "nobody"),
         (vec!["--config", "none.yaml"], "none.yaml"),
         (vec!["--listen", "here"], "here"),

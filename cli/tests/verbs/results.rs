@@ -7,12 +7,12 @@ use crate::fake::{Answer, CID, Cardume, Fake, ID, tar};
 /// A node with a job of so many partitions that have results.
 fn with_results(count: i64, results: i64, state: &'static str) -> Fake {
     Fake::start(move |asked| {
-        if asked.line.ends_with("/results") {
+        if asked.line.contains("/results?job_version=1&") {
             let item = |index: i64| json!({"Type": "ipfs", "Params": {"CID": CID}, "PartitionIndex": index, "ExecutionID": format!("e-{index}")});
             return Answer::Json(200, json!({"Items": (0..results).rev().map(item).collect::<Vec<Value>>()}));
         }
         if asked.line.contains("/orchestrator/jobs/") {
-            let job = json!({"ID": ID, "Count": count, "State": {"StateType": state}});
+            let job = json!({"ID": ID, "Version": 1, "Count": count, "State": {"StateType": state}});
             return Answer::Json(200, json!({"Job": job}));
         }
         let is_file = asked.line.contains("/stdout?");
@@ -40,7 +40,10 @@ fn one_partition_fills_the_folder_itself() {
     }
     assert_eq!(
         fake.lines()[..2],
-        ["GET /orchestrator/jobs/hello".to_owned(), format!("GET /orchestrator/jobs/{ID}/results")]
+        [
+            "GET /orchestrator/jobs/hello".to_owned(),
+            format!("GET /orchestrator/jobs/{ID}/results?job_version=1&limit=1000")
+        ]
     );
     assert!(cardume.leftovers().is_empty());
 }

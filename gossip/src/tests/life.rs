@@ -7,6 +7,7 @@ use job::state::{ExecutionState, JobState};
 
 use super::harness::{Swarm, job, peer};
 use crate::message::Outcome;
+use crate::owner::StoredJob;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -18,7 +19,12 @@ fn a_job_on_a_node_of_its_own_needs_no_network_and_no_timer() {
     swarm.run(Duration::from_millis(100));
     assert_eq!(swarm.state(peer(1), id), (JobState::Completed, String::new()));
     assert!(swarm.sent.is_empty(), "{:?}", swarm.sent);
+    let records = swarm.nodes[&peer(1)].owner_records.values().cloned();
+    let stored = StoredJob::from_records(records, peer(1)).unwrap().unwrap();
+    let routine: Vec<_> = stored.reader().history(1).map(|line| (line.seq(), line.is_routine())).collect();
     let view = swarm.view(peer(1), id);
+    let told = view.history[1..].iter().map(|event| (event.seq, event.execution.is_some()));
+    assert_eq!(routine, told.collect::<Vec<_>>(), "what a partition does when all is well is routine");
     let lines: Vec<_> = view.history.iter().map(|event| (event.topic, event.message.as_str())).collect();
     let requested = format!("Requested execution on {}", peer(1));
     assert_eq!(
@@ -53,6 +59,12 @@ fn more_partitions_than_slots_run_in_waves() {
     swarm.run(5 * SECOND);
     let view = swarm.view(peer(1), id);
     assert_eq!((view.summary.state, view.summary.committed), (JobState::Completed, 30), "{:?}", view.summary);
+    let records = swarm.nodes[&peer(1)].owner_records.values().cloned();
+    let stored = StoredJob::from_records(records, peer(1)).unwrap().unwrap();
+    for places in [0..30, 7..9, 29..usize::MAX, 30..31, 5..5] {
+        let wanted: Vec<_> = view.executions.iter().skip(places.start).take(places.len()).cloned().collect();
+        assert_eq!(stored.reader().executions(places).collect::<Vec<_>>(), wanted);
+    }
     assert_eq!(swarm.started.len(), 30, "each partition runs once");
     let mut workers: Vec<_> = swarm.started.iter().map(|(_, worker, _)| *worker).collect();
     workers.sort();

@@ -362,6 +362,13 @@ fn records_give_the_view_that_the_machine_gave() {
     let live = swarm.view(peer(1), id);
     let records: Vec<_> =
         swarm.nodes[&peer(1)].owner_records.values().filter(|one| one.key.job == id).cloned().collect();
+    let machine = swarm.nodes[&peer(1)].owner.as_ref().unwrap();
+    let news = machine.reader(id, None).unwrap().history(0).filter(|line| !line.is_routine());
+    let news: Vec<_> =
+        news.filter_map(|line| Some((line.execution()?.partition, line.event().message))).collect();
+    assert!(news.iter().all(|(partition, _)| *partition == 3), "{news:?}");
+    assert_eq!(news[0].1, "Failed: exit code 1", "then it goes to another: {news:?}");
+    assert!(news[1].1.starts_with("Requested execution on "), "{news:?}");
     let read = StoredJob::from_records(records, peer(1)).unwrap().unwrap().reader().view();
     assert_eq!(live.summary.committed, read.summary.committed);
     assert_eq!(live.summary.state, read.summary.state);

@@ -193,9 +193,10 @@ pub async fn get(
     caller: Option<Extension<Caller>>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
-    let include = query.include.as_deref().unwrap_or_default();
+    let include = Include::read(query.include.as_deref().unwrap_or_default())?;
     let page = Page { offset: 0, limit: page::MOST };
-    let mut answer = whole(&app, job, version(&query), include, page).await?;
+    let whole = read::with(&app, job, version(&query), move |job| Whole::read(&job, include, page)).await?;
+    let mut answer = whole.to_json(&app).await?;
     // Other peers may see a job; only its owner's user hands out the right to.
     if caller.is_none_or(|Extension(caller)| caller.is_local()) {
         answer["AccessToken"] = app.access_token(job).into();
@@ -203,45 +204,70 @@ pub async fn get(
     Ok(Json(answer))
 }
 
-/// A job with what was asked for beside it, all as it was at one moment.
-pub async fn whole(app: &App, job: JobId, version: Option<u32>, include: &str, page: Page) -> Whole {
-    let (mut executions, mut history) = (false, false);
-    for part in include.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match part {
-            "executions" => executions = true,
-            "history" => history = true,
-            other => {
-                return Err(ApiError::bad_request(format!(
-                    "include: {other:?} is neither executions nor history"
-                )));
-            }
-        }
-    }
-    let read = read::with(app, job, version, move |job| {
-        let executions = executions.then(|| page.of_executions(&job));
-        let history = history.then(|| {
-            let lines = job.history(0).skip(page.offset).take(page.limit.saturating_add(1));
-            lines.map(|line| line.event()).collect::<Vec<_>>()
-        });
-        (job.head(), executions, history)
-    });
-    let (head, executions, history) = read.await?;
-    let mut answer = json!({"Job": view::job(&read::spec(&head)?, &head, app.me)});
-    if let Some(executions) = executions {
-        let (chosen, next) = page.close(executions);
-        answer["Executions"] =
-            page::list(with_output(app, &chosen, &head.summary.namespace, true).await, &next);
-    }
-    if let Some(history) = history {
-        let (lines, next) = page.close(history);
-        let lines = lines.into_iter().map(|event| view::history(event, &head.summary)).collect();
-        answer["History"] = page::list(lines, &next);
-    }
-    Ok(answer)
+/// What is asked for beside a job.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Include {
+    /// Its executions.
+    pub executions: bool,
+    /// What happened.
+    pub history: bool,
 }
 
-/// A value or a refusal.
-pub type Whole = Result<Value, ApiError>;
+impl Include {
+    fn read(text: &str) -> Result<Self, ApiError> {
+        let mut include = Include::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part {
+                "executions" => include.executions = true,
+                "history" => include.history = true,
+                other => {
+                    return Err(ApiError::bad_request(format!(
+                        "include: {other:?} is neither executions nor history"
+                    )));
+                }
+            }
+        }
+        Ok(include)
+    }
+}
+
+/// A job with what was asked for beside it, all as it was at one moment.
+#[derive(Debug)]
+pub struct Whole {
+    head: JobHead,
+    page: Page,
+    executions: Option<Vec<ExecutionView>>,
+    history: Option<Vec<HistoryEvent>>,
+}
+
+impl Whole {
+    /// Reads it; of lists, this page.
+    pub fn read(job: &JobReader<'_>, include: Include, page: Page) -> Self {
+        let executions = include.executions.then(|| page.of_executions(job));
+        let history = include.history.then(|| {
+            let lines = job.history(0).skip(page.offset).take(page.limit.saturating_add(1));
+            lines.map(|line| line.event()).collect()
+        });
+        Whole { head: job.head(), page, executions, history }
+    }
+
+    /// The answer; executions have the beginning of their output.
+    pub async fn to_json(self, app: &App) -> Result<Value, ApiError> {
+        let Whole { head, page, executions, history } = self;
+        let mut answer = json!({"Job": view::job(&read::spec(&head)?, &head, app.me)});
+        if let Some(executions) = executions {
+            let (chosen, next) = page.close(executions);
+            answer["Executions"] =
+                page::list(with_output(app, &chosen, &head.summary.namespace, true).await, &next);
+        }
+        if let Some(history) = history {
+            let (lines, next) = page.close(history);
+            let lines = lines.into_iter().map(|event| view::history(event, &head.summary)).collect();
+            answer["History"] = page::list(lines, &next);
+        }
+        Ok(answer)
+    }
+}
 
 /// Executions with the beginning of their output. Where that is not read, it is said to be cut short.
 async fn with_output(app: &App, executions: &[ExecutionView], namespace: &str, outputs: bool) -> Vec<Value> {
@@ -397,6 +423,7 @@ pub async fn results(
     Extension(Resolved { job, .. }): Extension<Resolved>,
     Query(query): Query<JobQuery>,
 ) -> Answer {
+    let page = Page::read(query.limit, query.next_token.as_deref(), page::MOST)?;
     let read = read::with(&app, job, version(&query), |job| {
         job.executions(0..usize::MAX).filter(is_result).collect::<Vec<_>>()
     });
@@ -407,6 +434,7 @@ pub async fn results(
         (execution.key.partition, !completed, std::cmp::Reverse(execution.key.attempt))
     });
     chosen.dedup_by_key(|execution| execution.key.partition);
+    let (chosen, next) = page.cut(chosen);
     let items = chosen
         .into_iter()
         .filter_map(|execution| {
@@ -421,7 +449,7 @@ pub async fn results(
             }))
         })
         .collect();
-    Ok(Json(page::list(items, "")))
+    Ok(Json(page::list(items, &next)))
 }
 
 fn is_result(execution: &ExecutionView) -> bool {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::error::ApiError;
-use super::jobs;
+use super::jobs::{Include, Whole};
 use super::page::Page;
 use super::route::Resolved;
 use crate::state::App;
@@ -68,6 +68,8 @@ struct News {
     bidders: Vec<(PeerId, u32)>,
     /// What its executions are doing, where these are few.
     executions: Vec<ExecutionView>,
+    /// All of it, once it has ended.
+    end: Option<Whole>,
 }
 
 impl News {
@@ -85,8 +87,11 @@ impl News {
                 lines.push(line.event());
             }
         }
-        let mut news = News { summary, lines, seen, bidders: Vec::new(), executions: Vec::new() };
-        if !news.summary.state.is_terminal() {
+        let mut news = News { summary, lines, seen, bidders: Vec::new(), executions: Vec::new(), end: None };
+        if news.summary.state.is_terminal() {
+            let include = Include { executions: true, history: false };
+            news.end = Some(Whole::read(job, include, Page { offset: 0, limit: LAST_EXECUTIONS }));
+        } else {
             news.bidders = job.bidders();
             let most = if is_few { ATTEMPTS } else { 0 };
             news.executions = job.executions(0..most).collect();
@@ -135,7 +140,7 @@ impl Follower {
                 return true;
             }
         };
-        let News { summary, lines, seen, bidders, executions } = news;
+        let News { summary, lines, seen, bidders, executions, end } = news;
         let full = lines.len() >= LINES;
         self.seq = seen;
         for (peer, slots) in bidders {
@@ -151,8 +156,12 @@ impl Follower {
             return true;
         }
         self.state(&summary);
-        if summary.state.is_terminal() {
-            self.end().await;
+        if let Some(whole) = end {
+            self.ended = true;
+            match whole.to_json(&self.app).await {
+                Ok(answer) => self.say("end", answer),
+                Err(error) => self.say("error", json!({"Message": error.message})),
+            }
             return true;
         }
         if !self.ready.is_empty() {
@@ -196,15 +205,6 @@ impl Follower {
         if self.state != state {
             self.state = state.clone();
             self.say("state", state);
-        }
-    }
-
-    async fn end(&mut self) {
-        self.ended = true;
-        let page = Page { offset: 0, limit: LAST_EXECUTIONS };
-        match jobs::whole(&self.app, self.job, None, "executions", page).await {
-            Ok(answer) => self.say("end", answer),
-            Err(error) => self.say("error", json!({"Message": error.message})),
         }
     }
 

@@ -6,7 +6,7 @@
 //! read from memory, or waited for.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -259,18 +259,13 @@ fn read(key: &[u8], value: &[u8]) -> Option<Staged> {
 ///
 /// `store` makes blocks and pins durable; `stored` is told of the roots.
 pub(super) async fn run<F>(
-    parked: Arc<Parked>,
+    parked: Weak<Parked>,
     mut comes: mpsc::Receiver<bool>,
     store: impl Fn(Vec<Block>, Vec<Pin>) -> F,
     stored: impl Fn(&[Cid]),
 ) where
     F: Future<Output = Result<(), String>>,
 {
-    let parked = {
-        let weak = Arc::downgrade(&parked);
-        drop(parked);
-        weak
-    };
     while let Some(wanted) = comes.recv().await {
         if !wanted {
             // Until somebody waits, or for long enough that others have joined.
@@ -347,7 +342,7 @@ mod tests {
             seen.send((blocks.len(), pins)).unwrap();
             async { Ok(()) }
         };
-        tokio::spawn(run(Arc::clone(&parked), comes, store, |_| {}));
+        tokio::spawn(run(Arc::downgrade(&parked), comes, store, |_| {}));
         parked.until_moved(&root).await;
         assert_eq!(see.recv().unwrap(), (3, vec![keeper().pin(root)]));
         assert!(parked.find(&root).is_none());
@@ -371,7 +366,7 @@ mod tests {
             let full = is_full.swap(false, Ordering::Relaxed);
             async move { if full { Err("no space".to_owned()) } else { Ok(()) } }
         };
-        tokio::spawn(run(Arc::clone(&parked), comes, store, |_| {}));
+        tokio::spawn(run(Arc::downgrade(&parked), comes, store, |_| {}));
         parked.until_moved(&root).await;
         assert!(parked.find(&root).is_none() && !full.load(Ordering::Relaxed));
     }

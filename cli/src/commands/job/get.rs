@@ -11,9 +11,10 @@ use crate::args::job::Get;
 use crate::content::{self, encode};
 use crate::failure::{Failure, Outcome, exit};
 use crate::output::{Format, Report, Table, say_always};
+use crate::pages::pages;
 use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::tree::{Staging, install, merge};
-use crate::values::{is_terminal, job_state, list, number, short_id, text};
+use crate::values::{is_terminal, job_state, number, short_id, text};
 
 /// One partition's result.
 #[derive(Debug)]
@@ -41,7 +42,9 @@ async fn get(session: &Session, flags: &Get, id: &str, file: &str) -> Result<(),
     let job = &answer["Job"];
     let job_id = text(job, &["ID"]);
     let job_id = if job_id.is_empty() { id } else { job_id };
-    let results = session.client.get(&format!("/orchestrator/jobs/{}/results", encode(job_id))).await?;
+    let version = number(job, &["Version"]);
+    let path = format!("/orchestrator/jobs/{}/results?job_version={version}", encode(job_id));
+    let (results, _) = pages(&session.client, &path, None).await?;
     let found = results_of(&results)?;
     if found.is_empty() {
         return Err(no_results(job, job_id));
@@ -167,9 +170,9 @@ async fn fetch_one(
 }
 
 /// The results that can be fetched, in the order of the partitions.
-fn results_of(results: &Value) -> Result<Vec<Found>, Failure> {
+fn results_of(results: &[Value]) -> Result<Vec<Found>, Failure> {
     let mut found = Vec::new();
-    for item in list(results, &["Items"]) {
+    for item in results {
         let kind = text(item, &["Type"]);
         let cid = text(item, &["Params", "CID"]);
         if kind != "ipfs" {
