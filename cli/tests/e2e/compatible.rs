@@ -98,10 +98,9 @@ async fn pages_together_are_the_whole_and_a_watch_of_many_partitions_is_short() 
         }
     }
     for (id, executions) in [(&few, 6), (&many, 0)] {
-        let mut events =
-            within("a watch", client.events(&format!("/orchestrator/jobs/{id}/watch"))).await.unwrap();
+        let mut events = within("a watch", client.events(&format!("/orchestrator/jobs/{id}/watch"))).await;
         let (mut of_executions, mut last, mut is_ended) = (0, 0, false);
-        while let Some(event) = within("an event", events.next()).await.unwrap() {
+        while let Some(event) = within("an event", events.next()).await {
             assert!(!is_ended, "{event:?} after the end");
             is_ended = event.name == "end";
             if event.name == "history" {

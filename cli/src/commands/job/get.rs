@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use futures::StreamExt;
 use job::spec::ContentPath;
 use serde_json::{Value, json};
 
@@ -10,7 +11,8 @@ use crate::args::Global;
 use crate::args::job::Get;
 use crate::content::{self, encode};
 use crate::failure::{Failure, Outcome, exit};
-use crate::output::{Format, Report, Table, say_always};
+use crate::output::status::Line;
+use crate::output::{Format, Notes, Report, Table, say_always};
 use crate::pages::pages;
 use crate::target::{Fallback, Session, interrupted, with_node};
 use crate::tree::{Staging, install, merge};
@@ -76,6 +78,9 @@ fn warn(session: &Session, job: &Value, found: &[Found]) {
     }
 }
 
+/// Results that are fetched at once: they may be with peers that are far away.
+const AT_ONCE: usize = 8;
+
 /// What the user asked for.
 struct Wanted<'a> {
     flags: &'a Get,
@@ -115,19 +120,33 @@ async fn fetch_all(
     let whole = staging.join("whole");
     let cannot = |error: &std::io::Error| Failure::local("cannot put the results together", error);
     std::fs::create_dir(&whole).map_err(|error| cannot(&error))?;
-    let mut fetched_any = false;
-    for found in found {
-        let Some(path) = wanted.path_in(found.partition) else { continue };
-        fetched_any = true;
-        let arrived = staging.join("arrived");
-        fetch_one(session, wanted, found, path, &arrived).await?;
+    let chosen: Vec<(&Found, &str)> =
+        found.iter().filter_map(|found| Some((found, wanted.path_in(found.partition)?))).collect();
+    if chosen.is_empty() {
+        return Err(Failure::refused(format!("the job has no result {:?}", wanted.file)));
+    }
+    // Of many, how far each is says less than how many are here.
+    let mut line = Line::new(session.notes);
+    let notes = if chosen.len() > 1 { Notes::new(true) } else { session.notes };
+    let fetches =
+        chosen.iter().enumerate().map(|(index, (found, path))| {
+            let arrived = staging.join(format!("arrived-{index}"));
+            async move {
+                fetch_one(session, notes, wanted, found, path, &arrived).await.map(|()| (*found, arrived))
+            }
+        });
+    let mut fetches = futures::stream::iter(fetches).buffered(AT_ONCE);
+    let mut done = 0;
+    while let Some(fetched) = fetches.next().await {
+        let (found, arrived) = fetched?;
+        done += 1;
+        if chosen.len() > 1 {
+            line.draw(&format!("{done} of {} results fetched", chosen.len()));
+        }
         let into = if wanted.flags.merge { whole.clone() } else { whole.join(wanted.place_of(found)) };
         merge::merge(&arrived, &into)
             .map_err(|error| cannot(&error).hint("fetch them apart, without --merge, or with --raw"))?;
         std::fs::remove_dir_all(&arrived).map_err(|error| cannot(&error))?;
-    }
-    if !fetched_any {
-        return Err(Failure::refused(format!("the job has no result {:?}", wanted.file)));
     }
     Ok(whole)
 }
@@ -135,6 +154,7 @@ async fn fetch_all(
 /// Fetches one result, or one path of it, as a folder.
 async fn fetch_one(
     session: &Session,
+    notes: Notes,
     wanted: &Wanted<'_>,
     found: &Found,
     path: &str,
@@ -142,8 +162,7 @@ async fn fetch_one(
 ) -> Result<(), Failure> {
     let cannot = |error: &std::io::Error| Failure::local(format!("cannot write {}", into.display()), error);
     let fetch = |content: ContentPath, into: PathBuf| async move {
-        let fetched =
-            content::fetch(&session.client, session.notes, &content, wanted.flags.timeout, &into).await?;
+        let fetched = content::fetch(&session.client, notes, &content, wanted.flags.timeout, &into).await?;
         for link in fetched.left_out {
             say_always(format!("Warning: left out a symbolic link that leads outside: {link}"));
         }
