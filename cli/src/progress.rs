@@ -135,8 +135,8 @@ impl Progress {
     pub fn on_state(&mut self, state: &Value) {
         let word = text(state, &["State", "StateType"]);
         let reason = text(state, &["State", "Message"]);
-        if self.detail != Detail::None && is_waiting(word) && !reason.is_empty() && reason != self.told_reason
-        {
+        let is_going = is_waiting(word) || word == "Running";
+        if self.detail != Detail::None && is_going && !reason.is_empty() && reason != self.told_reason {
             self.told_reason = reason.to_owned();
             self.tell(&format!("{word}: {reason}"));
         }

@@ -95,7 +95,7 @@ impl Owner {
                 job.seek(core, now, out);
                 job.note_waiting(core, now);
             }
-            job.tell(out);
+            job.tell(core, out);
             if let Some(settled) = job.settle(out) {
                 core.timers.clear(Timer::Stops(key));
                 jobs.remove(&key);
@@ -129,17 +129,12 @@ impl Owner {
 
     /// The job versions in memory: all that have not ended or not settled.
     pub fn jobs(&self) -> impl Iterator<Item = JobSummary> + '_ {
-        self.jobs.values().map(|job| view::summarise(&job.ledger, job.open_count()))
-    }
-
-    /// The newest version of a job in memory, in short.
-    pub fn summary(&self, id: JobId) -> Option<JobSummary> {
-        self.find(id, None).map(|job| view::summarise(&job.ledger, job.open_count()))
+        self.jobs.values().map(|job| JobReader::live(job, &self.core).summary())
     }
 
     /// A job version in memory, to read from; the newest without a version.
     pub fn reader(&self, id: JobId, version: Option<u32>) -> Option<JobReader<'_>> {
-        self.find(id, version).map(|job| JobReader::live(job, self.core.me()))
+        self.find(id, version).map(|job| JobReader::live(job, &self.core))
     }
 
     /// The whole of a job version in memory; the newest without a version.
@@ -267,14 +262,15 @@ impl Owner {
 
 impl job::Job {
     /// Tells those who follow it that there is something new.
-    fn tell(&mut self, out: &mut Vec<Effect>) {
+    fn tell(&mut self, core: &core::Core, out: &mut Vec<Effect>) {
         if std::mem::take(&mut self.changed) {
+            let message = JobReader::live(self, core).message().to_owned();
             let ledger = &self.ledger;
             out.push(Effect::Changed {
                 job: ledger.id,
                 version: ledger.version,
                 state: ledger.state,
-                message: ledger.message.clone(),
+                message,
                 seq: ledger.last_seq(),
             });
         }

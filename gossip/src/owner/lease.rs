@@ -64,7 +64,11 @@ impl Owner {
     }
 
     pub(super) fn on_connected(&mut self, now: Time, peer: PeerId, out: &mut Vec<Effect>) {
+        let was_alone = self.core.connected.is_empty();
         self.core.connected.insert(peer);
+        if was_alone {
+            self.tell_all();
+        }
         let known = self.core.peer(peer, now);
         if known.live.is_empty() {
             (known.suspect, known.unknown) = (None, false);
@@ -77,8 +81,18 @@ impl Owner {
         self.ask_newcomer(now, peer, None, out);
     }
 
+    /// Whether anybody is connected is part of what is said of every job.
+    fn tell_all(&mut self) {
+        for (key, job) in self.jobs.iter_mut().filter(|(_, job)| !job.shares.is_empty()) {
+            job.changed = true;
+            self.core.dirty.insert(*key);
+        }
+    }
+
     pub(super) fn on_disconnected(&mut self, now: Time, peer: PeerId, out: &mut Vec<Effect>) {
-        self.core.connected.remove(&peer);
+        if self.core.connected.remove(&peer) && self.core.connected.is_empty() {
+            self.tell_all();
+        }
         for subscribers in self.core.subscribers.values_mut() {
             subscribers.remove(&peer);
         }

@@ -7,11 +7,16 @@ use ::job::state::{DesiredState, ExecutionState, JobState};
 use ::job::{Cid, ExecutionId, ExecutionKey, JobId, PeerId};
 
 use super::NewJob;
+use super::core::Core;
 use super::job::Job;
 use super::ledger::{Execution, Ledger, Line, Part};
 use super::record::{JobRecord, StateRecord};
 use crate::message::{Bytes, Facts, FaultClass, Outcome, ResultInfo, Usage};
 use crate::record::{Kind, Record, RestoreError};
+
+/// What is said of work that is with others while no peer is connected. Nothing follows from it: for all that this node
+/// can know, it is its own link that is down.
+const ALONE: &str = "its workers are out of reach: no peer is connected";
 
 /// A job version in one line.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,7 +181,7 @@ impl StoredJob {
 
     /// To read from it.
     pub fn reader(&self) -> JobReader<'_> {
-        JobReader { ledger: &self.ledger, live: None, owner: self.owner }
+        JobReader { ledger: &self.ledger, live: None, alone: false, owner: self.owner }
     }
 }
 
@@ -185,18 +190,45 @@ impl StoredJob {
 pub struct JobReader<'a> {
     ledger: &'a Ledger,
     live: Option<&'a Job>,
+    /// No peer is connected.
+    alone: bool,
     /// Named as holder of results that are with it.
     owner: PeerId,
 }
 
 impl<'a> JobReader<'a> {
-    pub(super) fn live(job: &'a Job, owner: PeerId) -> Self {
-        JobReader { ledger: &job.ledger, live: Some(job), owner }
+    pub(super) fn live(job: &'a Job, core: &Core) -> Self {
+        let (owner, alone) = (core.me(), core.connected.is_empty());
+        JobReader { ledger: &job.ledger, live: Some(job), alone, owner }
     }
 
     /// The job in short.
     pub fn summary(&self) -> JobSummary {
-        summarise(self.ledger, self.live.map_or(0, Job::open_count))
+        let (committed, failed) = self.ledger.counts();
+        let open = self.live.filter(|job| !job.ended()).map_or(0, Job::open_count);
+        let standing = Standing {
+            state: self.ledger.state,
+            message: self.message().to_owned(),
+            modified: self.ledger.modified,
+            open,
+            running: self.ledger.running,
+            committed,
+            failed,
+        };
+        summary(self.ledger.id, self.ledger.version, &self.ledger.job, standing)
+    }
+
+    /// Why it is where it is. A job whose workers are all out of reach runs on for all that its owner can know.
+    pub(super) fn message(&self) -> &'a str {
+        let Some(job) = self.live.filter(|job| self.alone && job.ledger.state == JobState::Running) else {
+            return &self.ledger.message;
+        };
+        let mut working =
+            job.shares.iter().filter(|(_, share)| !share.live.is_empty()).map(|(peer, _)| *peer);
+        match working.next() {
+            Some(first) if first != self.owner && working.all(|peer| peer != self.owner) => ALONE,
+            _ => &self.ledger.message,
+        }
     }
 
     /// The job without its executions and its history.
@@ -217,9 +249,53 @@ impl<'a> JobReader<'a> {
 
     /// Those of the executions that have these places, by partition and attempt; those that there are.
     pub fn executions(&self, places: Range<usize>) -> impl Iterator<Item = ExecutionView> + use<'a> {
+        let reader = *self;
+        let chosen = self.ledger.executions.iter().skip(places.start).take(places.len());
+        chosen.map(move |(part, execution)| reader.execution(*part, execution))
+    }
+
+    fn execution(&self, part: Part, execution: &Execution) -> ExecutionView {
         let (ledger, owner) = (self.ledger, self.owner);
-        let chosen = ledger.executions.iter().skip(places.start).take(places.len());
-        chosen.map(move |(part, execution)| execution_view(ledger, *part, execution, owner))
+        let key = key(ledger, part);
+        let worker = ledger.worker_of(execution);
+        let (exit_code, fault) = match &execution.outcome {
+            Some(Outcome::Exit(code)) => (Some(*code), None),
+            Some(Outcome::Fault(class, message)) => {
+                (None, Some(Fault { class: *class, message: message.clone() }))
+            }
+            None => (None, None),
+        };
+        let mut holders = Vec::new();
+        if execution.result.is_some() {
+            // Once its owner holds it, a worker keeps a result no longer than it has room for it.
+            holders.push(if execution.held { owner } else { worker });
+        }
+        let is_out_of_reach = self.alone && worker != owner && !execution.state.is_terminal();
+        let message =
+            if is_out_of_reach && execution.message.is_empty() { ALONE } else { &execution.message };
+        ExecutionView {
+            key,
+            id: key.id(),
+            worker,
+            desired: match execution.state {
+                state if state.is_terminal() => DesiredState::Stopped,
+                ExecutionState::New => DesiredState::Pending,
+                _ => DesiredState::Running,
+            },
+            state: execution.state,
+            message: message.to_owned(),
+            unknown: execution.unknown,
+            created: execution.created,
+            modified: execution.modified,
+            started: execution.started,
+            ended: execution.ended,
+            exit_code,
+            fault,
+            result: execution.result.clone(),
+            holders,
+            held: execution.held,
+            usage: execution.usage,
+        }
     }
 
     /// The lines of its history with a number above `after`, in their order.
@@ -237,60 +313,6 @@ impl<'a> JobReader<'a> {
             executions: self.executions(0..usize::MAX).collect(),
             history: self.history(0).map(|line| line.event()).collect(),
         }
-    }
-}
-
-pub(super) fn summarise(ledger: &Ledger, open: u32) -> JobSummary {
-    let (committed, failed) = ledger.counts();
-    let standing = Standing {
-        state: ledger.state,
-        message: ledger.message.clone(),
-        modified: ledger.modified,
-        open: if ledger.state.is_terminal() { 0 } else { open },
-        running: ledger.running,
-        committed,
-        failed,
-    };
-    summary(ledger.id, ledger.version, &ledger.job, standing)
-}
-
-fn execution_view(ledger: &Ledger, part: Part, execution: &Execution, owner: PeerId) -> ExecutionView {
-    let key = key(ledger, part);
-    let worker = ledger.worker_of(execution);
-    let (exit_code, fault) = match &execution.outcome {
-        Some(Outcome::Exit(code)) => (Some(*code), None),
-        Some(Outcome::Fault(class, message)) => {
-            (None, Some(Fault { class: *class, message: message.clone() }))
-        }
-        None => (None, None),
-    };
-    let mut holders = Vec::new();
-    if execution.result.is_some() {
-        // Once its owner holds it, a worker keeps a result no longer than it has room for it.
-        holders.push(if execution.held { owner } else { worker });
-    }
-    ExecutionView {
-        key,
-        id: key.id(),
-        worker,
-        desired: match execution.state {
-            state if state.is_terminal() => DesiredState::Stopped,
-            ExecutionState::New => DesiredState::Pending,
-            _ => DesiredState::Running,
-        },
-        state: execution.state,
-        message: execution.message.clone(),
-        unknown: execution.unknown,
-        created: execution.created,
-        modified: execution.modified,
-        started: execution.started,
-        ended: execution.ended,
-        exit_code,
-        fault,
-        result: execution.result.clone(),
-        holders,
-        held: execution.held,
-        usage: execution.usage,
     }
 }
 

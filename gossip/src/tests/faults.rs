@@ -44,6 +44,29 @@ fn a_killed_workers_partition_is_backed_up_at_once() {
 }
 
 #[test]
+fn a_job_whose_owner_has_lost_everybody_says_so_until_somebody_is_back() {
+    let mut swarm = slow(1, 10 * SECOND);
+    let id = swarm.submit(peer(1), job(peer(1), 1, 1));
+    swarm.run(SECOND);
+    assert_eq!(swarm.state(peer(1), id), (JobState::Running, String::new()));
+    swarm.cut(peer(1), peer(2));
+    swarm.run(300 * SECOND);
+    let said = "its workers are out of reach: no peer is connected".to_owned();
+    assert_eq!(swarm.state(peer(1), id), (JobState::Running, said.clone()));
+    assert_eq!(swarm.view(peer(1), id).executions[0].message, said);
+    let effects = swarm.owner_effects(peer(1), owner::Input::Connected(peer(3)));
+    let told = effects.iter().find_map(|effect| match effect {
+        owner::Effect::Changed { message, .. } => Some(message.as_str()),
+        _ => None,
+    });
+    assert_eq!((told, swarm.state(peer(1), id).1.as_str()), (Some(""), ""));
+    swarm.heal(peer(1), peer(2));
+    swarm.run(SECOND);
+    assert_eq!(swarm.state(peer(1), id), (JobState::Completed, String::new()));
+    assert_eq!(swarm.started.len(), 1);
+}
+
+#[test]
 fn a_worker_that_restarts_says_what_it_lost_and_gets_it_again() {
     let mut swarm = slow(1, 10 * SECOND);
     let id = swarm.submit(peer(1), job(peer(1), 1, 3));
