@@ -19,7 +19,7 @@ const VALID: [(&str, &str); 6] = fixtures![
     "valid/ops.yaml",
 ];
 
-const BAD: [(&str, &str); 20] = fixtures![
+const BAD: [(&str, &str); 21] = fixtures![
     "bad/unknown-fields.yaml",
     "bad/several.yaml",
     "bad/unknown-engine.yaml",
@@ -40,6 +40,7 @@ const BAD: [(&str, &str); 20] = fixtures![
     "bad/empty.yaml",
     "bad/tag.yaml",
     "bad/json-comma.json",
+    "bad/taken-names.yaml",
 ];
 
 fn read(name: &str) -> JobSpec {

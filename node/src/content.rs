@@ -268,6 +268,11 @@ impl Content {
         }
     }
 
+    /// Returns once all results that are here are in the store, with their pins.
+    pub async fn until_stored(&self) {
+        self.parked.until_all_moved().await;
+    }
+
     /// Keeps content that is here.
     pub async fn pin(&self, keeper: Keeper, roots: &[Cid]) -> Result<(), FetchFault> {
         let pins = roots.iter().map(|root| keeper.pin(*root)).collect();

@@ -63,6 +63,8 @@ async fn sweep_again(app: &App) {
 
 /// Walks over all pins and takes those back that are for nobody; answers with how many.
 async fn sweep(app: &App, with_results: bool) -> Result<usize, SweepError> {
+    // Results of a job that is forgotten soon after its end may still be on their way.
+    app.content.until_stored().await;
     let (mut after, mut results, mut released) = (None, Vec::new(), 0);
     loop {
         let page = app.content.pins(after, PAGE).await?;

@@ -105,7 +105,8 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
         _ => json!({"Type": ""}),
     };
     // 0 would say that it worked.
-    let has_failed = view.fault.is_some() || view.state == ExecutionState::Failed;
+    let is_undone =
+        view.fault.is_some() || (view.state.is_terminal() && view.state != ExecutionState::Completed);
     let fault = view.fault.as_ref().map(|fault| fault.message.as_str()).unwrap_or_default();
     json!({
         "ID": view.id.to_string(),
@@ -132,7 +133,7 @@ pub fn execution(view: &ExecutionView, namespace: &str, output: &Output) -> Valu
             "StdoutTruncated": output.stdout.truncated,
             "stderr": output.stderr.text,
             "StderrTruncated": output.stderr.truncated,
-            "ExitCode": view.exit_code.unwrap_or(if has_failed { -1 } else { 0 }),
+            "ExitCode": view.exit_code.unwrap_or(if is_undone { -1 } else { 0 }),
             "ErrorMsg": fault,
         },
         "Usage": {
@@ -216,6 +217,10 @@ mod tests {
         let code =
             |exit| execution(&failed(exit), "default", &Output::default())["RunOutput"]["ExitCode"].clone();
         assert_eq!((code(None), code(Some(3))), (json!(-1), json!(3)));
+        for (state, code) in [(ExecutionState::Cancelled, -1), (ExecutionState::Running, 0)] {
+            let shown = execution(&ExecutionView { state, ..failed(None) }, "default", &Output::default());
+            assert_eq!(shown["RunOutput"]["ExitCode"], code, "{state}");
+        }
     }
 
     #[test]

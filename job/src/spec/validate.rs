@@ -46,8 +46,11 @@ const MAX_ATTEMPTS: u32 = 100;
 /// Names in a result beside those of its ResultPaths.
 const RESULT_FILES: [&str; 3] = ["stdout", "stderr", "exitCode"];
 
-/// Prefix of the variables that the engine sets.
-const RESERVED_ENV: &str = "BACALHAU_";
+/// Prefixes of the variables that a program is given.
+const RESERVED_ENV: [&str; 2] = ["BACALHAU_", "CARDUME_"];
+
+/// Hex digits after `j-` that name a job.
+const ID_DIGITS: usize = 8;
 
 impl JobSpec {
     /// Checks the rules over a spec that code put together; what this crate reads is checked already.
@@ -61,6 +64,10 @@ impl JobSpec {
 /// Adds everything that is against the rules.
 pub(super) fn check(spec: &JobSpec, sink: &mut Sink) {
     name("Name", "job Name", &spec.name, sink);
+    if is_short_id(&spec.name) {
+        let hint = "choose another: it could be taken for the job whose id begins so".to_owned();
+        sink.add("Name", format!("job Name {} has the form of a job's id", shown(&spec.name)), Some(hint));
+    }
     name("Namespace", "namespace", &spec.namespace, sink);
     if spec.namespace.is_empty() {
         sink.add("Namespace", "job must be in a namespace", None);
@@ -174,8 +181,8 @@ fn docker(engine: &DockerEngine, sink: &mut Sink) {
         if name.is_empty() || variable.contains('\0') || !variable.contains('=') {
             let hint = Some("write NAME=value".to_owned());
             sink.add(&path, format!("{} is not an environment variable", shown(variable)), hint);
-        } else if is_reserved(name) {
-            let message = format!("environment variable {} cannot start with {RESERVED_ENV}", shown(name));
+        } else if let Some(prefix) = reserved(name) {
+            let message = format!("environment variable {} cannot start with {prefix}", shown(name));
             sink.add(&path, format!("invalid docker engine param: {message}"), None);
         }
     }
@@ -266,8 +273,8 @@ fn env(key: &str, value: &str, sink: &mut Sink) {
         format!("{about} must be uppercase")
     } else if !key.starts_with(|c: char| c.is_ascii_alphabetic()) {
         format!("{about} must start with a letter")
-    } else if is_reserved(key) {
-        format!("{about} cannot start with {RESERVED_ENV}")
+    } else if let Some(prefix) = reserved(key) {
+        format!("{about} cannot start with {prefix}")
     } else if value.is_empty() {
         format!("{about} cannot have empty value")
     } else if value.contains('\0') {
@@ -278,8 +285,19 @@ fn env(key: &str, value: &str, sink: &mut Sink) {
     sink.add(&join_key("Tasks[0].Env", key), message, None);
 }
 
-fn is_reserved(name: &str) -> bool {
-    name.get(..RESERVED_ENV.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_ENV))
+/// The reserved prefix that a variable's name has.
+fn reserved(name: &str) -> Option<&'static str> {
+    RESERVED_ENV
+        .into_iter()
+        .find(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
+}
+
+/// Whether a name reads as the beginning of a job's id. A whole id is one job's alone, and what jobs without a name are
+/// called in answers.
+fn is_short_id(name: &str) -> bool {
+    let digits = name.strip_prefix("j-").and_then(|rest| rest.get(..ID_DIGITS));
+    digits.is_some_and(|digits| digits.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)))
+        && name.parse::<crate::JobId>().is_err()
 }
 
 fn inputs(task: &Task, sink: &mut Sink) {

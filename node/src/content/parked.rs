@@ -184,6 +184,15 @@ impl Parked {
         }
     }
 
+    /// Returns once everything that is parked now is in the store.
+    pub(super) async fn until_all_moved(&self) {
+        let mut moved = self.moved.subscribe();
+        let Some(last) = self.lock().results.last_key_value().map(|(number, _)| *number) else { return };
+        let _ = self.come.try_send(true);
+        let is_left = || self.lock().results.first_key_value().is_some_and(|(number, _)| *number <= last);
+        while is_left() && moved.changed().await.is_ok() {}
+    }
+
     /// Everything that is parked now.
     fn all(&self) -> Vec<(u64, Arc<Results>)> {
         self.lock().results.iter().map(|(number, results)| (*number, Arc::clone(results))).collect()
@@ -352,6 +361,8 @@ mod tests {
         // Numbers are not given twice while a row may still be there.
         let second = park(&parked, b"again").await;
         assert!(Parked::open(records).unwrap().0.find(&second).is_some());
+        parked.until_all_moved().await;
+        assert!(parked.find(&second).is_none());
     }
 
     #[tokio::test(start_paused = true)]
